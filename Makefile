@@ -1,0 +1,39 @@
+# `make` alone prints what each target does.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+.DEFAULT_GOAL := help
+.PHONY: help install demo test export readme lab slow bench clean
+
+help:                ## Print this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+$(STAMP): constraints.txt settings.ini setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt 'setuptools' 'wheel'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+install: $(STAMP)    ## Set up .venv with the pinned packages of constraints.txt
+
+demo: $(STAMP)       ## Train on scikit-learn's digits, print AUROCs, write plots into demo/
+	ganomaly_demo
+
+test: $(STAMP)       ## Run everything that must hold: in sync, clean, notebooks, pytest
+	python -m pytest -q tests
+
+export: $(STAMP)     ## Notebooks -> package, cleaned notebooks and README.md
+	nbdev_export
+	nbdev_clean
+	python docs/readme.py
+
+lab: $(STAMP)        ## Open JupyterLab on nbs/
+	jupyter lab nbs
+
+slow: $(STAMP)       ## Also run the cells flagged slow or cuda (set GANOMALY_DATA for the real images)
+	nbdev_test --flags 'slow cuda' --n_workers 1 --do_print
+
+bench: $(STAMP)      ## Side-by-side timings, as ratios
+	python benchmarks/speed.py
