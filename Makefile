@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help install demo test export readme lab slow bench clean
+.PHONY: help install demo test export outputs lab slow bench
 
 help:                ## Print this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -28,6 +28,9 @@ export: $(STAMP)     ## Notebooks -> package, cleaned notebooks and README.md
 	nbdev_export
 	nbdev_clean
 	python docs/readme.py
+
+outputs: $(STAMP)    ## Run all notebooks and store their outputs
+	python docs/execute.py
 
 lab: $(STAMP)        ## Open JupyterLab on nbs/
 	jupyter lab nbs

@@ -15,7 +15,7 @@ from fastai.data.transforms import get_image_files
 __all__ = ['mnist_stats', 'check_size', 'load_image', 'read_images', 'LazyImages', 'ImageSet', 'AnomalyDL', 'anomaly_splits',
            'AnomalyDataLoaders']
 
-# %% ../nbs/00_data.ipynb #3588d475
+# %% ../nbs/00_data.ipynb #02dcf28a
 def check_size(
     size:int # Side of the image in pixels
 )->int: # The same `size`
@@ -23,7 +23,7 @@ def check_size(
     if size<16 or size & (size-1): raise ValueError(f'size must be a power of two and at least 16, found {size}')
     return size
 
-# %% ../nbs/00_data.ipynb #993c7f5c
+# %% ../nbs/00_data.ipynb #6a8b783d
 def _plain(
     img:Image.Image, # Any image that Pillow opens
     nc:int # Channels wanted: 1 (grey) or 3 (RGB)
@@ -36,15 +36,17 @@ def _plain(
     if img.mode in ('RGBA','LA','PA') or 'transparency' in img.info:
         img = img.convert('RGBA')
         img = Image.alpha_composite(Image.new('RGBA', img.size, 'white'), img)
-    return np.asarray(img.convert('L' if nc==1 else 'RGB')).reshape(*img.size[::-1], nc)
+    if img.mode!='L' or nc==3: img = img.convert('RGB')
+    return np.array(img if nc==3 else img.convert('L')).reshape(*img.size[::-1], nc)
 
-# %% ../nbs/00_data.ipynb #5197a9ab
+# %% ../nbs/00_data.ipynb #0e57ce77
 def _pixels(
     x, # Array (..., H, W) or (..., H, W, C), or tensor (..., H, W) or (..., C, H, W); uint8, or float in [0, 1]
     batch:bool=False # Is the first dimension an index of images?
 )->Tensor: # uint8 tensor of shape (..., C, H, W)
     "Check pixels and bring them to uint8, channels first"
-    first,x = isinstance(x, Tensor),torch.as_tensor(x)
+    first = isinstance(x, Tensor)
+    if not first: x = torch.tensor(np.asarray(x))
     if x.ndim-batch not in (2,3): raise ValueError(f'an image must have 2 or 3 dimensions, found shape {tuple(x.shape)[batch:]}')
     if x.ndim-batch==2: x = x.unsqueeze(-3)
     elif not first: x = x.movedim(-1,-3)
@@ -57,7 +59,7 @@ def _pixels(
     if lo<0 or hi>1: raise ValueError(f'float pixels must lie in [0, 1], found {lo:.4g} to {hi:.4g}')
     return x.mul(255).round().to(torch.uint8)
 
-# %% ../nbs/00_data.ipynb #6822965e
+# %% ../nbs/00_data.ipynb #6e423e42
 def load_image(
     src, # Path, PIL image, array (H, W) or (H, W, C), or tensor (C, H, W)
     size:int=64, # Side of the result in pixels
@@ -75,7 +77,7 @@ def load_image(
     if x.shape[0]!=nc: raise ValueError(f'expected an image with {nc} channel{"s"*(nc>1)}, found {x.shape[0]}: shape {tuple(x.shape)}')
     return resize(x.contiguous(), [size,size], antialias=True)
 
-# %% ../nbs/00_data.ipynb #1f0f39f1
+# %% ../nbs/00_data.ipynb #89478c88
 def _digest(
     files:list, # Paths
     *settings # Whatever else the cached result depends on
@@ -86,7 +88,7 @@ def _digest(
     for d in parallel(one, files, threadpool=True, n_workers=defaults.cpus, progress=False): h.update(d)
     return h.hexdigest()
 
-# %% ../nbs/00_data.ipynb #f244fdb2
+# %% ../nbs/00_data.ipynb #e8a80c79
 def _decode(files, size, nc, on_error, out):
     "Decode `files` into the `.npy` file `out`; return the indexes and messages of those left out"
     a,bad = np.lib.format.open_memmap(out, mode='w+', dtype=np.uint8, shape=(len(files),nc,size,size)),{}
@@ -120,7 +122,7 @@ def read_images(
         finally: part.unlink(missing_ok=True)
     return np.load(out, mmap_mode='c'),{int(i):e for i,e in json.loads(report.read_text()).items()}
 
-# %% ../nbs/00_data.ipynb #c6ff5a36
+# %% ../nbs/00_data.ipynb #4d45943b
 class LazyImages:
     "Images that are decoded when they are indexed, with a list of indexes at a time"
     def __init__(self,
@@ -134,7 +136,7 @@ class LazyImages:
     @property
     def shape(self): return len(self),self.nc,self.size,self.size
 
-# %% ../nbs/00_data.ipynb #a0e877e4
+# %% ../nbs/00_data.ipynb #a041e2d8
 class ImageSet:
     "Images as uint8 (N, nc, size, size) with labels: 0 normal, 1 abnormal"
     def __init__(self,
@@ -156,21 +158,14 @@ class ImageSet:
         x = torch.as_tensor(self.images[idxs if isinstance(self.images, Tensor) else idxs.numpy()])
         return (x,) if self.y is None else (x, self.y[i])
 
-# %% ../nbs/00_data.ipynb #b5dd4e76
-@patch
-def to(self:ImageSet,
-    device # Where images in memory are moved; memory-mapped ones stay and travel batch by batch
-)->ImageSet: # The same set
-    "Move images in memory to `device`"
-    if isinstance(self.images, Tensor): self.images = self.images.to(device)
-    return self
+    def to(self, device): # Move images in memory; memory-mapped ones stay, and travel batch by batch
+        if isinstance(self.images, Tensor): self.images = self.images.to(device)
+        return self
 
-@patch
-def new_empty(self:ImageSet)->ImageSet: # A set without images that keeps shape and `stats`
-    "An empty set of the same kind of images"
-    return ImageSet(torch.empty(0, *self.images.shape[1:], dtype=torch.uint8), y=[], stats=self.stats)
+    def new_empty(self): # The same kind of set without images, for an exported learner
+        return ImageSet(torch.empty(0, *self.images.shape[1:], dtype=torch.uint8), y=[], stats=self.stats)
 
-# %% ../nbs/00_data.ipynb #2b738a87
+# %% ../nbs/00_data.ipynb #c39a6238
 class AnomalyDL(DataLoader):
     "Batches of an `ImageSet`, indexed in one go and brought to the networks' range on the device"
     def __init__(self,
@@ -198,7 +193,7 @@ class AnomalyDL(DataLoader):
         self.device = device
         self.dataset.to(device)
 
-# %% ../nbs/00_data.ipynb #080a695e
+# %% ../nbs/00_data.ipynb #45d05bc2
 def anomaly_splits(
     abnormal, # bool of shape (N,): is it of the abnormal class?
     official=None, # bool of shape (N,): is it in the published test set? None: the `paper` protocol
@@ -219,7 +214,7 @@ def anomaly_splits(
     n = round(held_out*len(normal))
     return normal[n:][:n_train],normal[:n],test
 
-# %% ../nbs/00_data.ipynb #6a1c08b5
+# %% ../nbs/00_data.ipynb #9f1c0961
 class AnomalyDataLoaders(DataLoaders):
     "Loaders of normals (`train`), held-out normals (`valid`) and a labelled test set (`test`)"
     vocab = L('normal','abnormal')
@@ -240,7 +235,7 @@ class AnomalyDataLoaders(DataLoaders):
     @property
     def nc(self): return self.train.dataset.images.shape[1]
 
-# %% ../nbs/00_data.ipynb #f4ef7f09
+# %% ../nbs/00_data.ipynb #a0e877e4
 @patch(cls_method=True)
 def from_sets(cls:AnomalyDataLoaders,
     train:ImageSet, # Normals
@@ -257,7 +252,7 @@ def from_sets(cls:AnomalyDataLoaders,
     dls = (AnomalyDL(train, bs=bs, seed=seed, shuffle=True, drop_last=True), AnomalyDL(valid, bs=bs), AnomalyDL(test, bs=bs))
     return cls(*dls, path=path, device=default_device() if device is None else device)
 
-# %% ../nbs/00_data.ipynb #22ce0a2f
+# %% ../nbs/00_data.ipynb #b5dd4e76
 @patch(cls_method=True)
 def from_labelled(cls:AnomalyDataLoaders,
     images, # uint8 tensor or array (N, nc, size, size)
@@ -282,7 +277,7 @@ def from_labelled(cls:AnomalyDataLoaders,
     splits = anomaly_splits(y, official if protocol=='official' else None, held_out, seed, n_train)
     return cls.from_sets(*[ImageSet(images, y[i], items[list(i)], i, stats) for i in splits], seed=seed, **kwargs)
 
-# %% ../nbs/00_data.ipynb #a95b8b26
+# %% ../nbs/00_data.ipynb #2b738a87
 @patch(cls_method=True)
 @delegates(AnomalyDataLoaders.from_labelled, keep=True, but=['official','protocol','items'])
 def from_digits(cls:AnomalyDataLoaders,
@@ -296,7 +291,7 @@ def from_digits(cls:AnomalyDataLoaders,
     images = torch.from_numpy(d.images*(255/16)).round().to(torch.uint8).unsqueeze(1)
     return cls.from_labelled(resize(images, [check_size(size)]*2, antialias=True), d.target.tolist(), abnormal, **kwargs)
 
-# %% ../nbs/00_data.ipynb #2a0823a0
+# %% ../nbs/00_data.ipynb #95e53630
 @patch
 def show_batch(self:AnomalyDL,
     b=None, # A batch; None: the first
@@ -306,11 +301,13 @@ def show_batch(self:AnomalyDL,
     "Show images with their labels"
     x,*y = self.one_batch() if b is None else b
     n = min(len(x), max_n)
-    axs = subplots(math.ceil(n/ncols), min(n,ncols), imsize=1.2)[1].flat
-    for i,(img,ax) in enumerate(zip(self.decode(x[:n]).cpu(), axs)):
+    fig,axs = plt.subplots(math.ceil(n/ncols), min(n,ncols), figsize=(1.2*min(n,ncols), 1.5*math.ceil(n/ncols)), squeeze=False)
+    for ax in axs.flat: ax.axis('off')
+    for i,(img,ax) in enumerate(zip(self.decode(x[:n]).cpu(), axs.flat)):
         show_image(img, ctx=ax, cmap='gray', vmin=0, vmax=1, title=AnomalyDataLoaders.vocab[int(y[0][i])] if y else None)
+    fig.tight_layout()
 
-# %% ../nbs/00_data.ipynb #edb9ae8b
+# %% ../nbs/00_data.ipynb #080a695e
 mnist_stats = (0.1307, 0.3081) # mean and standard deviation of MNIST's pixels, as the authors' code uses them
 
 def _torchvision(name, path, folder):
@@ -322,7 +319,7 @@ def _torchvision(name, path, folder):
     x = np.concatenate([np.asarray(a.data), np.asarray(b.data)])
     return x,np.concatenate([np.asarray(a.targets), np.asarray(b.targets)]),np.arange(len(x))>=len(a.data),getattr(a, 'classes')
 
-# %% ../nbs/00_data.ipynb #ac5199dd
+# %% ../nbs/00_data.ipynb #9717564f
 @patch(cls_method=True)
 @delegates(AnomalyDataLoaders.from_labelled, keep=True, but=['official','items'])
 def from_mnist(cls:AnomalyDataLoaders,
@@ -336,7 +333,7 @@ def from_mnist(cls:AnomalyDataLoaders,
     x,y,official,_ = _torchvision('MNIST', path, 'MNIST/raw')
     return cls.from_labelled(resize(torch.from_numpy(x).unsqueeze(1), [size,size], antialias=True), y.tolist(), abnormal, official, **kwargs)
 
-# %% ../nbs/00_data.ipynb #0a10bf8b
+# %% ../nbs/00_data.ipynb #121c589a
 def _class_files(path):
     "Images, their classes and whether they are in the published test set (None without `train` and `test` folders)"
     path = Path(path)
@@ -369,7 +366,7 @@ def from_class_folders(cls:AnomalyDataLoaders,
     dls.skipped = {files[i]:e for i,e in bad.items()}
     return dls
 
-# %% ../nbs/00_data.ipynb #f390f43d
+# %% ../nbs/00_data.ipynb #f4ef7f09
 @patch(cls_method=True)
 @delegates(AnomalyDataLoaders.from_labelled, keep=True, but=['official','items'])
 def from_cifar10(cls:AnomalyDataLoaders,
@@ -386,7 +383,7 @@ def from_cifar10(cls:AnomalyDataLoaders,
     images = resize(torch.from_numpy(x).permute(0,3,1,2).contiguous(), [size,size], antialias=True)
     return cls.from_labelled(images, [names[i] for i in y], abnormal, official, **kwargs)
 
-# %% ../nbs/00_data.ipynb #e9165019
+# %% ../nbs/00_data.ipynb #22ce0a2f
 _normal_names = ('normal','0.normal','good')
 
 def _normal_folder(path):
@@ -430,7 +427,7 @@ def from_folder(cls:AnomalyDataLoaders,
     dls.skipped = {files[i]:e for i,e in bad.items()}
     return dls
 
-# %% ../nbs/00_data.ipynb #89125833
+# %% ../nbs/00_data.ipynb #d8332684
 @patch(cls_method=True)
 @delegates(AnomalyDataLoaders.from_sets, keep=True, but=['train','valid','test'])
 def from_arrays(cls:AnomalyDataLoaders,
@@ -456,7 +453,7 @@ def from_arrays(cls:AnomalyDataLoaders,
     i,j,_ = anomaly_splits(np.zeros(len(train), bool), np.zeros(len(train), bool), held_out, seed, n_train)
     return cls.from_sets(*[ImageSet(train, np.zeros(len(o)), idxs=o, stats=stats) for o in (i,j)], ImageSet(test, y, stats=stats), seed=seed, **kwargs)
 
-# %% ../nbs/00_data.ipynb #94f6a69c
+# %% ../nbs/00_data.ipynb #45fb693b
 @patch
 def test_dl(self:AnomalyDataLoaders,
     items:list, # Anything that `load_image` takes, one per image

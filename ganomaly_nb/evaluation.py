@@ -19,7 +19,7 @@ from .learner import *
 __all__ = ['auroc', 'auprc', 'eer', 'tpr_at_fpr', 'f1_at_threshold', 'bootstrap_ci', 'AnomalyInterpretation',
            'TestAUROCMonitorOnly', 'ganomaly_demo']
 
-# %% ../nbs/06_evaluation.ipynb #8b7b59e4
+# %% ../nbs/06_evaluation.ipynb #1e591a34
 def _check_scores(
     y, # Labels (N,): 0 normal, 1 abnormal
     s # Scores (N,)
@@ -32,7 +32,7 @@ def _check_scores(
         raise ValueError(f'normal and abnormal images are needed to measure how well they are told apart, found {(y==0).sum()} normal and {(y==1).sum()} abnormal')
     return y,s
 
-# %% ../nbs/06_evaluation.ipynb #24da74d1
+# %% ../nbs/06_evaluation.ipynb #33523a7a
 def auroc(
     y, # Labels (N,): 0 normal, 1 abnormal
     s # Scores (N,)
@@ -40,7 +40,7 @@ def auroc(
     "Area under the ROC curve"
     return float(skm.roc_auc_score(*_check_scores(y, s)))
 
-# %% ../nbs/06_evaluation.ipynb #53d39282
+# %% ../nbs/06_evaluation.ipynb #6f0d2e2c
 def auprc(
     y, # Labels (N,): 0 normal, 1 abnormal
     s # Scores (N,)
@@ -48,7 +48,7 @@ def auprc(
     "Area under the precision-recall curve, as average precision"
     return float(skm.average_precision_score(*_check_scores(y, s)))
 
-# %% ../nbs/06_evaluation.ipynb #092e8b25
+# %% ../nbs/06_evaluation.ipynb #36642fd8
 def eer(
     y, # Labels (N,): 0 normal, 1 abnormal
     s # Scores (N,)
@@ -57,7 +57,7 @@ def eer(
     fpr,tpr,_ = skm.roc_curve(*_check_scores(y, s), drop_intermediate=False)
     return float(np.interp(0, fpr+tpr-1, fpr))
 
-# %% ../nbs/06_evaluation.ipynb #86db809a
+# %% ../nbs/06_evaluation.ipynb #cb3e7ef2
 def tpr_at_fpr(
     y, # Labels (N,): 0 normal, 1 abnormal
     s, # Scores (N,)
@@ -67,7 +67,7 @@ def tpr_at_fpr(
     f,t,_ = skm.roc_curve(*_check_scores(y, s), drop_intermediate=False)
     return float(t[f<=fpr].max())
 
-# %% ../nbs/06_evaluation.ipynb #3a5c787f
+# %% ../nbs/06_evaluation.ipynb #674d5101
 def f1_at_threshold(
     y, # Labels (N,): 0 normal, 1 abnormal
     s, # Scores (N,)
@@ -77,7 +77,7 @@ def f1_at_threshold(
     y,s = _check_scores(y, s)
     return float(skm.f1_score(y, s>threshold))
 
-# %% ../nbs/06_evaluation.ipynb #7726539c
+# %% ../nbs/06_evaluation.ipynb #9bf66c61
 def bootstrap_ci(
     metric:callable, # A function of labels and scores, such as `auroc`
     y, # Labels (N,): 0 normal, 1 abnormal
@@ -92,7 +92,7 @@ def bootstrap_ci(
     ci = bootstrap((s[y==0], s[y==1]), f, n_resamples=n, vectorized=False, method='percentile', confidence_level=level, rng=np.random.default_rng(seed)).confidence_interval
     return float(ci.low),float(ci.high)
 
-# %% ../nbs/06_evaluation.ipynb #ad58bf85
+# %% ../nbs/06_evaluation.ipynb #67506343
 class AnomalyInterpretation:
     "Metrics and plots of a learner on a labelled test set"
     def __init__(self,
@@ -119,7 +119,7 @@ class AnomalyInterpretation:
     @property
     def auprc(self): return auprc(self.y, self.scores)
 
-# %% ../nbs/06_evaluation.ipynb #cfd81a49
+# %% ../nbs/06_evaluation.ipynb #ad58bf85
 @patch
 def summary(self:AnomalyInterpretation,
     level:float=0.95, # Confidence of the intervals
@@ -132,7 +132,7 @@ def summary(self:AnomalyInterpretation,
     rows = {k: (f(self.y, self.scores), *bootstrap_ci(f, self.y, self.scores, level, n)) for k,f in metrics.items()}
     return pd.DataFrame(rows, index=['value','low','high']).T
 
-# %% ../nbs/06_evaluation.ipynb #5528a22c
+# %% ../nbs/06_evaluation.ipynb #cfd81a49
 @patch
 def plot_roc(self:AnomalyInterpretation,
     ax=None, # Axes to draw on
@@ -165,7 +165,7 @@ def plot_scores(self:AnomalyInterpretation,
     ax.set(xlabel='anomaly score', ylabel='share of its kind'); ax.legend()
     return ax
 
-# %% ../nbs/06_evaluation.ipynb #0e091d82
+# %% ../nbs/06_evaluation.ipynb #5528a22c
 @patch
 def features(self:AnomalyInterpretation,
     idxs:list # Positions in the test set
@@ -186,17 +186,17 @@ def plot_tsne(self:AnomalyInterpretation,
     from sklearn.manifold import TSNE
     idxs = np.random.default_rng(seed).permutation(len(self.y))[:n].tolist()
     xy = TSNE(init='pca', perplexity=min(30, (len(idxs)-1)/3), random_state=seed).fit_transform(self.features(idxs).numpy())
-    ax = ax or plt.subplots(figsize=(4,4))[1]
+    ax = ax or plt.subplots(figsize=(3,3))[1]
     for i,c in enumerate(('tab:blue','tab:red')):
         k = self.y[idxs].numpy()==i
         ax.scatter(*xy[k].T, s=8, color=c, label=self.learn.dls.vocab[i])
     ax.set(xticks=[], yticks=[]); ax.legend()
     return ax
 
-# %% ../nbs/06_evaluation.ipynb #2d85615c
+# %% ../nbs/06_evaluation.ipynb #0e091d82
 @patch
 def show_reconstructions(self:AnomalyInterpretation,
-    n:int=4, # Images of each kind, a random choice
+    n:int=3, # Images of each kind, a random choice
     seed:int=0 # Of the choice
 ):
     "Input, reconstruction and difference of `n` normal and `n` abnormal images (figure 7)"
@@ -206,7 +206,7 @@ def show_reconstructions(self:AnomalyInterpretation,
 
 @patch
 def plot_top_losses(self:AnomalyInterpretation,
-    k:int=4, # Images at each end
+    k:int=3, # Images at each end
     largest:bool|None=None # True: the highest scores. False: the lowest. None: both
 ):
     "The images with the highest and the lowest scores"
@@ -214,7 +214,7 @@ def plot_top_losses(self:AnomalyInterpretation,
     top,low = order[:k],order[::-1][:k]
     self.learn.show_results(dl=self.dl, idxs=top+low if largest is None else top if largest else low)
 
-# %% ../nbs/06_evaluation.ipynb #d91aff45
+# %% ../nbs/06_evaluation.ipynb #e744f00c
 @patch
 def plot_losses(self:AnomalyInterpretation,
     beta:float=0.98 # Smoothing, 0 for none
@@ -229,7 +229,7 @@ def plot_losses(self:AnomalyInterpretation,
     fig.tight_layout()
     return fig
 
-# %% ../nbs/06_evaluation.ipynb #d7179f3c
+# %% ../nbs/06_evaluation.ipynb #5ea0883d
 class TestAUROCMonitorOnly(Callback):
     "Print the AUROC of the test set after each epoch. Never choose an epoch by it"
     __test__ = False # pytest: this is no test
@@ -240,7 +240,7 @@ class TestAUROCMonitorOnly(Callback):
         self.history.append(auroc(self.dls.test.dataset.y, s))
         print(f'epoch {self.epoch}: test AUROC {self.history[-1]:.3f} (monitor only)')
 
-# %% ../nbs/06_evaluation.ipynb #b707efbd
+# %% ../nbs/06_evaluation.ipynb #0a4c3289
 @call_parse
 def ganomaly_demo(
     out:Path='demo', # Folder for the plots and the table; its files of an earlier demo are replaced

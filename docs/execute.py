@@ -1,0 +1,21 @@
+"Run notebooks and store their outputs, without the cells flagged slow or cuda: `python docs/execute.py [notebook ...]`."
+import re, sys
+from pathlib import Path
+import nbformat
+from nbclient import NotebookClient
+
+def flagged(cell): return cell.cell_type=='code' and re.search(r'^#\|\s*(slow|cuda)\b', cell.source, re.M)
+
+def execute(path):
+    "Run one notebook in its folder, top to bottom"
+    nb = nbformat.read(path, as_version=4)
+    for c in filter(flagged, nb.cells): c.metadata['tags'] = ['skip-execution']
+    NotebookClient(nb, timeout=1200, kernel_name='python3', resources={'metadata':{'path':str(path.parent)}}).execute()
+    for c in filter(flagged, nb.cells): del c.metadata['tags']
+    nbformat.write(nb, path)
+
+if __name__=='__main__':
+    root = Path(__file__).parent.parent/'nbs'
+    for path in map(Path, sys.argv[1:]) if sys.argv[1:] else sorted(root.glob('*.ipynb')):
+        print(path.name, flush=True)
+        execute(path.resolve())
