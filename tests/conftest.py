@@ -1,4 +1,4 @@
-import os
+import os, sys
 from pathlib import Path
 import matplotlib, pytest
 
@@ -11,4 +11,5 @@ def pytest_configure(config):
 @pytest.fixture(scope='session')
 def env(tmp_path_factory):
     "An environment whose caches live and die with the tests"
-    return {**os.environ, 'FASTAI_HOME':str(tmp_path_factory.mktemp('fastai')), 'MPLBACKEND':'Agg'}
+    path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
+    return {**os.environ, 'PATH':path, 'FASTAI_HOME':str(tmp_path_factory.mktemp('fastai')), 'MPLBACKEND':'Agg'}

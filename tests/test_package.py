@@ -1,5 +1,5 @@
 "What a user installs: the wheel, the console commands, and an import without nbdev."
-import subprocess, sys, zipfile
+import subprocess, zipfile
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
@@ -8,7 +8,7 @@ root = Path(__file__).parent.parent
 
 
 def call(*cmd, env, ok=True):
-    r = subprocess.run([str(Path(sys.executable).parent/cmd[0]), *map(str, cmd[1:])], capture_output=True, text=True, env=env)
+    r = subprocess.run([*map(str, cmd)], capture_output=True, text=True, env=env)
     assert (r.returncode==0)==ok, r.stdout+r.stderr
     return r.stdout,r.stderr
 
