@@ -5,7 +5,7 @@
 # %% ../nbs/00_data.ipynb #023bd503
 from __future__ import annotations
 import hashlib, json, os, random
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torchvision.transforms.v2.functional import resize
 from fastai.basics import *
 from fastai.data.external import fastai_path
@@ -30,6 +30,7 @@ def _plain(
 )->np.ndarray: # uint8 array of shape (H, W, nc)
     "Upright 8-bit pixels without palette or transparency"
     img = ImageOps.exif_transpose(img)
+    if img.mode=='F': img = Image.fromarray(_pixels(np.asarray(img))[0].numpy()) # fractions between 0 and 1
     if img.mode.startswith('I'): # 16 bits, or 32 that hold 16
         a = np.asarray(img).astype(np.int64)
         img = Image.fromarray((a//257 if a.max()>255 or img.mode!='I' else a).clip(0,255).astype(np.uint8))
@@ -70,7 +71,7 @@ def load_image(
         try:
             with Image.open(src) as img: x = _plain(img, nc)
         except FileNotFoundError: raise FileNotFoundError(f'no such image: {src}') from None
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+        except Exception as e: # decoders raise anything
             raise ValueError(f'cannot read the image {src}: {e}') from None
     else: x = _plain(src, nc) if isinstance(src, Image.Image) else src
     x = _pixels(x)
@@ -83,7 +84,9 @@ def _digest(
     *settings # Whatever else the cached result depends on
 )->str: # 32 hexadecimal digits
     "Digest of the contents of `files`, in order, and of `settings`"
-    def one(f): return hashlib.blake2b(Path(f).read_bytes(), digest_size=16).digest()
+    def one(f):
+        try: return hashlib.blake2b(Path(f).read_bytes(), digest_size=16).digest()
+        except OSError as e: return repr(e).encode() # reported when it is decoded
     h = hashlib.blake2b(repr(settings).encode(), digest_size=16)
     for d in parallel(one, files, threadpool=True, n_workers=defaults.cpus, progress=False): h.update(d)
     return h.hexdigest()
@@ -94,7 +97,7 @@ def _decode(files, size, nc, on_error, out):
     a,bad = np.lib.format.open_memmap(out, mode='w+', dtype=np.uint8, shape=(len(files),nc,size,size)),{}
     def one(i):
         try: a[i] = load_image(files[i], size, nc).numpy()
-        except ValueError as e:
+        except (ValueError,OSError) as e:
             if on_error=='raise': raise
             bad[i] = str(e)
     parallel(one, range(len(files)), threadpool=True, n_workers=defaults.cpus, progress=len(files)>2000)
@@ -117,7 +120,8 @@ def read_images(
         part = out.with_suffix(f'.{os.getpid()}.part')
         try:
             bad = _decode(files, size, nc, on_error, part)
-            report.write_text(json.dumps(bad))
+            reasons = part.with_suffix('.reasons')
+            reasons.write_text(json.dumps(bad)); reasons.replace(report)
             part.replace(out)
         finally: part.unlink(missing_ok=True)
     return np.load(out, mmap_mode='c'),{int(i):e for i,e in json.loads(report.read_text()).items()}
@@ -175,7 +179,10 @@ class AnomalyDL(DataLoader):
         **kwargs # To fastai's `DataLoader`: shuffle, drop_last, device, ...
     ):
         super().__init__(dataset, bs=bs, **kwargs)
-        self.rng = random.Random(seed)
+        self.rng,self.seed = random.Random(seed),seed
+
+    def new(self, dataset=None, cls=None, **kwargs): # Arguments to change; a copy with the same seed
+        return super().new(dataset, cls, **{'seed':self.seed, **kwargs})
 
     def create_batches(self, samps): # Positions
         for i in chunked(samps, self.bs, drop_last=self.drop_last): yield self.dataset[i]
@@ -248,7 +255,9 @@ def from_sets(cls:AnomalyDataLoaders,
 )->AnomalyDataLoaders: # The three loaders
     "Loaders from three `ImageSet`s"
     check_size(train.images.shape[-1])
-    if len(train)<bs: raise ValueError(f'{len(train)} training images are fewer than one batch: pass bs={max(len(train),1)} or less, found bs={bs}')
+    if bs<1: raise ValueError(f'bs must be at least 1, found {bs}')
+    if not len(train): raise ValueError('no normal images to train on')
+    if len(train)<bs: raise ValueError(f'{len(train)} training images are fewer than one batch: pass bs={len(train)} or less, found bs={bs}')
     dls = (AnomalyDL(train, bs=bs, seed=seed, shuffle=True, drop_last=True), AnomalyDL(valid, bs=bs), AnomalyDL(test, bs=bs))
     return cls(*dls, path=path, device=default_device() if device is None else device)
 
@@ -269,6 +278,8 @@ def from_labelled(cls:AnomalyDataLoaders,
 )->AnomalyDataLoaders: # The three loaders
     "Loaders of labelled images, one class of which is the anomaly"
     known = sorted(set(classes))
+    if len(classes)!=len(images) or (isinstance(images, Tensor) and images.dtype!=torch.uint8): raise ValueError(f'expected uint8 images and as many classes, found {len(images)} of {images.dtype} and {len(classes)}')
+    if known==[abnormal]: raise ValueError(f'no normal images: the only class is {abnormal!r}')
     if abnormal not in known: raise ValueError(f'abnormal must be one of the classes {known}, found {abnormal!r}')
     if protocol not in ('paper','official'): raise ValueError(f"protocol must be 'paper' or 'official', found {protocol!r}")
     if protocol=='official' and official is None: raise ValueError('there is no published test set: protocol must be \'paper\'')
@@ -339,7 +350,7 @@ def _class_files(path):
     path = Path(path)
     if not path.is_dir(): raise FileNotFoundError(f'no such folder: {path}')
     roots = [path/o for o in ('train','test')] if (path/'train').is_dir() and (path/'test').is_dir() else [path]
-    found = [(f,d.name,r.name=='test') for r in roots for d in sorted(r.iterdir()) if d.is_dir() for f in sorted(get_image_files(d))]
+    found = [(f,d.name,r.name=='test') for r in roots for d in sorted(r.iterdir()) if d.is_dir() and not d.name.startswith('.') for f in sorted(get_image_files(d))]
     if not found: raise ValueError(f'no images in the class folders of {path}: looked into {[str(r) for r in roots]}')
     files,classes,official = zip(*found)
     return list(files),list(classes),None if len(roots)==1 else np.array(official)
@@ -361,6 +372,7 @@ def from_class_folders(cls:AnomalyDataLoaders,
     if abnormal not in classes: raise ValueError(f'abnormal must be one of the classes {sorted(set(classes))}, found {abnormal!r}')
     images,bad = read_images(files, size, nc, on_error, cache)
     ok = [i for i in range(len(files)) if i not in bad]
+    if all(classes[i]==abnormal for i in ok): raise ValueError(f'no readable normal images in {path}: found classes {sorted(set(classes))}, left out {len(bad)} files')
     dls = cls.from_labelled(images if not bad else images[ok], [classes[i] for i in ok], abnormal, None if official is None else official[ok],
                             items=[files[i] for i in ok], **kwargs)
     dls.skipped = {files[i]:e for i,e in bad.items()}
@@ -392,6 +404,7 @@ def _normal_folder(path):
     if not found:
         there = sorted(o.name for o in path.iterdir()) if path.is_dir() else 'no such folder'
         raise FileNotFoundError(f'no folder of normal images in {path}: looked for {list(_normal_names)}, found {there}')
+    if len(found)>1: raise ValueError(f'more than one folder of normal images in {path}: {[o.name for o in found]}')
     return found[0]
 
 @patch(cls_method=True)
@@ -416,12 +429,15 @@ def from_folder(cls:AnomalyDataLoaders,
     if not files: raise ValueError(f'no images in {folder}')
     n = len(files)
     tests = sorted(get_image_files(path/'test')) if (path/'test').is_dir() else []
+    loose = [f.name for f in tests if f.parent==path/'test']
+    if loose: raise ValueError(f'images must lie in folders of {path/"test"} that tell what they are (good, scratch, ...), found {loose[:3]} directly in it')
     files += tests
     images,bad = read_images(files, size, nc, on_error, cache)
     ok = lambda idxs: [i for i in idxs if i not in bad]
     train,valid,_ = anomaly_splits(np.zeros(n, bool), np.zeros(n, bool), held_out, seed, n_train=None)
     kind = [f.relative_to(path/'test').parts[0] for f in tests]
     y = np.r_[np.zeros(n), [k not in _normal_names for k in kind]]
+    if not ok(range(n)): raise ValueError(f'no readable normal images in {folder}: left out {n}')
     sets = [ImageSet(images, y[i], [files[j] for j in i], i, stats) for i in (ok(train)[:n_train], ok(valid), ok(range(n, len(files))))]
     dls = cls.from_sets(*sets, seed=seed, **kwargs)
     dls.skipped = {files[i]:e for i,e in bad.items()}
@@ -446,7 +462,7 @@ def from_arrays(cls:AnomalyDataLoaders,
     test = train[:0] if x_test is None else _pixels(x_test, batch=True)
     y = [] if y_test is None else np.asarray(y_test)
     if test.shape[1:]!=train.shape[1:]: raise ValueError(f'x_test must have images like x_train {tuple(train.shape[1:])}, found {tuple(test.shape[1:])}')
-    if len(y)!=len(test) or not np.isin(y, (0,1)).all(): raise ValueError(f'y_test must be {len(test)} labels, 0 or 1, found {len(y)}: {np.unique(y).tolist()}')
+    if np.shape(y)!=(len(test),) or not np.isin(y, (0,1)).all(): raise ValueError(f'y_test must be {len(test)} labels, 0 or 1, found shape {np.shape(y)}: {np.unique(y).tolist()}')
     if size is None and train.shape[-1]!=train.shape[-2]: raise ValueError(f'images must be square, found {tuple(train.shape[-2:])}: pass a size to squeeze them')
     size = check_size(size or train.shape[-1])
     train,test = [resize(o.contiguous(), [size,size], antialias=True) if len(o) else o.new_empty(0, o.shape[1], size, size) for o in (train,test)]

@@ -25,6 +25,7 @@ def _check_scores(
     s # Scores (N,)
 )->tuple: # Both as arrays
     "Labels and scores as arrays; `ValueError` unless both kinds of images are there and the scores are finite"
+    if y is None: raise ValueError('these images have no labels to measure with')
     y,s = np.asarray(y).astype(int),np.asarray(s, dtype=float)
     if y.shape!=s.shape: raise ValueError(f'labels and scores must be alike in shape, found {y.shape} and {s.shape}')
     if not np.isfinite(s).all(): raise ValueError(f'scores must be finite, found {(~np.isfinite(s)).sum()} that are not')
@@ -88,6 +89,7 @@ def bootstrap_ci(
 )->tuple: # Lower and upper end
     "Percentile bootstrap interval of `metric`, stratified by label"
     y,s = _check_scores(y, s)
+    if min((y==0).sum(), (y==1).sum())<2: return float('nan'),float('nan') # nothing to vary
     def f(a, b): return metric(np.r_[np.zeros(len(a)), np.ones(len(b))], np.r_[a, b])
     ci = bootstrap((s[y==0], s[y==1]), f, n_resamples=n, vectorized=False, method='percentile', confidence_level=level, rng=np.random.default_rng(seed)).confidence_interval
     return float(ci.low),float(ci.high)
@@ -171,9 +173,8 @@ def features(self:AnomalyInterpretation,
     idxs:list # Positions in the test set
 )->Tensor: # (len(idxs), C*4*4)
     "The discriminator's last convolutional features f(x)"
-    disc = get_model(self.learn.model).discriminator.eval()
-    device = next(disc.parameters()).device
-    with torch.no_grad():
+    with evaluating(get_model(self.learn.model).discriminator) as disc:
+        device = next(disc.parameters()).device
         return torch.cat([disc(self.dl.after_batch(to_device(self.dl.dataset[i], device))[0])[1].flatten(1).cpu() for i in chunked(idxs, self.dl.bs)])
 
 @patch
@@ -234,9 +235,9 @@ class TestAUROCMonitorOnly(Callback):
     "Print the AUROC of the test set after each epoch. Never choose an epoch by it"
     __test__ = False # pytest: this is no test
     def __init__(self): self.history = []
+    def before_fit(self): _check_scores(self.dls.test.dataset.y, np.zeros(len(self.dls.test.dataset)))
     def after_train(self):
-        gen = get_model(self.learn.model).generator.eval()
-        with torch.no_grad(): s = torch.cat([anomaly_score(*gen(x)[1:], self.learn.scorer.score).cpu() for x,_ in self.dls.test])
+        with evaluating(get_model(self.learn.model).generator) as gen: s = torch.cat([anomaly_score(*gen(x)[1:], self.learn.scorer.score).cpu() for x,_ in self.dls.test])
         self.history.append(auroc(self.dls.test.dataset.y, s))
         print(f'epoch {self.epoch}: test AUROC {self.history[-1]:.3f} (monitor only)')
 

@@ -32,6 +32,7 @@ class AnomalyLearner(Learner):
         try: super().fit(n_epoch, *args, **kwargs)
         except BaseException:
             if self.opt is not None: self.opt.zero_grad()
+            vars(self.model).pop('forward', None) # bfloat16's wrapper
             self._end_cleanup()
             raise
 
@@ -39,13 +40,15 @@ class AnomalyLearner(Learner):
     def load(self, file, *args, **kwargs):
         "Load weights; the threshold must be calibrated anew"
         self.calibration = None
-        return super().load(file, *args, **kwargs)
+        try: return super().load(file, *args, **kwargs)
+        except FileNotFoundError: raise
+        except Exception as e: raise ValueError(f'{file} holds no weights for this learner: {str(e).strip().splitlines()[-1].strip()}') from None
 
     @delegates(Learner.get_preds)
-    def get_preds(self, ds_idx=1, dl=None, reorder=True, **kwargs):
+    def get_preds(self, ds_idx=1, dl=None, *, reorder=True, **kwargs):
         "Scores (N,) and labels (N,), or None where there are no labels"
         dl = self.dls[ds_idx] if dl is None else dl
-        one = len(dl.dataset)==1 # fastai would turn a single score into a scalar, and fail to reorder it
+        one = len(getattr(dl, 'dataset', ()))==1 # fastai would turn a single score into a scalar, and fail to reorder it
         res = super().get_preds(dl=dl, reorder=reorder and not one, **kwargs)
         return tuple(o[None] if one and isinstance(o, Tensor) and not o.ndim else o for o in res)
 
@@ -106,9 +109,9 @@ def reconstruct(self:AnomalyLearner,
     idxs:list # Positions in its dataset
 )->tuple: # Images and reconstructions in [0, 1], maps of their difference, anomaly scores; on the CPU
     "Images, reconstructions, anomaly maps and scores"
-    gen = get_model(self.model).generator.eval()
-    x = dl.after_batch(to_device(dl.dataset[idxs], next(gen.parameters()).device))[0]
-    with torch.no_grad(): x_hat,z,z_hat = gen(x)
+    with evaluating(get_model(self.model).generator) as gen:
+        x = dl.after_batch(to_device(dl.dataset[idxs], next(gen.parameters()).device))[0]
+        x_hat,z,z_hat = gen(x)
     scores = anomaly_score(z, z_hat, self.scorer.score).cpu()
     x,x_hat = dl.decode(x).cpu(),dl.decode(x_hat).cpu()
     return x,x_hat,anomaly_map(x, x_hat),scores
@@ -190,13 +193,13 @@ def load_exported(
 @patch
 def to_bf16(self:AnomalyLearner):
     "Train and score in bfloat16, on a GPU or a CPU"
-    return self.add_cb(BF16CPU() if torch.device(self.dls.device or 'cpu').type=='cpu' else MixedPrecision('bf16'))
+    return self.to_fp32().add_cb(BF16CPU() if torch.device(self.dls.device or 'cpu').type=='cpu' else MixedPrecision('bf16'))
 
 @patch
 def to_fp16(self:AnomalyLearner, **kwargs):
     "Train and score in float16, on a GPU"
     if torch.device(self.dls.device or 'cpu').type=='cpu': raise ValueError('float16 needs a GPU: use to_bf16 on a CPU')
-    return self.add_cb(MixedPrecision(**kwargs))
+    return self.to_fp32().add_cb(MixedPrecision(**kwargs))
 
 @patch
 def to_fp32(self:AnomalyLearner):
@@ -224,6 +227,7 @@ def ganomaly_train(
 ):
     "Train GANomaly on a folder of normal images and write a model with its threshold"
     out = Path(out)
+    if out.is_dir() or not out.resolve().parent.is_dir(): raise SystemExit(f'no such folder: {out.resolve().parent}' if not out.is_dir() else f'{out} is a folder: name a file')
     if out.exists() and not overwrite: raise SystemExit(f'{out} exists: pass --overwrite to replace it')
     try:
         set_seed(seed)
@@ -233,9 +237,11 @@ def ganomaly_train(
     except (OSError,ValueError) as e: raise SystemExit(str(e)) from None
     for f,e in dls.skipped.items(): print(f'left out: {e}', file=sys.stderr)
     if bf16: learn.to_bf16()
-    learn.fit(epochs)
+    try: learn.fit(epochs)
+    except FloatingPointError as e: raise SystemExit(str(e)) from None
     print(learn.calibrate(fpr))
-    if len(dls.test.dataset.y.unique())==2:
+    if len(dls.test.dataset.y.unique())<2: print('no AUROC: the test set does not hold both normal and abnormal images')
+    else:
         from sklearn.metrics import roc_auc_score
         with learn.no_bar(): scores,y = learn.get_preds(dl=dls.test)
         print(f'AUROC of {len(y)} test images: {roc_auc_score(y, scores):.3f}')
@@ -262,7 +268,7 @@ def ganomaly_score(
         ok = []
         for f in chunk:
             try: ok.append((f, load_image(f, learn.dls.size, learn.dls.nc)))
-            except ValueError as e:
+            except (ValueError,OSError) as e:
                 if not skip_errors: raise SystemExit(str(e)) from None
                 print(f'left out: {e}', file=sys.stderr)
         if not ok: continue

@@ -62,7 +62,8 @@ def discriminator_loss(
 )->tuple: # d_real and d_fake, two scalars; the loss is half their sum
     "Binary cross-entropy of real images against 1 and of reconstructions against 0"
     with torch.autocast(p_real.device.type, enabled=False): # autocast refuses it: logarithms want full precision
-        return F.binary_cross_entropy(p_real, torch.ones_like(p_real)),F.binary_cross_entropy(p_fake, torch.zeros_like(p_fake))
+        def bce(p, y): return F.binary_cross_entropy(p.nan_to_num(.5), torch.full_like(p, y)) + 0*p.sum() # NaN in, NaN out: torch would stop, or kill the GPU's context
+        return bce(p_real, 1.),bce(p_fake, 0.)
 
 # %% ../nbs/02_losses.ipynb #4863bef1
 class GANomalyLoss:

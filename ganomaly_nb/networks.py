@@ -152,14 +152,14 @@ def _read_state(path):
     except FileNotFoundError: raise FileNotFoundError(f'no such checkpoint: {path}') from None
     except Exception as e: raise ValueError(f'{path} is no checkpoint: {type(e).__name__}') from None
     state = state.get('state_dict', state) if isinstance(state, dict) else {}
-    if not all(isinstance(v, Tensor) for v in state.values()) or not state: raise ValueError(f'{path} holds no state_dict')
+    if not isinstance(state, dict) or not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k,v in state.items()): raise ValueError(f'{path} holds no state_dict')
     return state
 
 def _architecture(state, path):
     "Arguments of `GANomaly` for a `netG` state dict"
     first = [v for k,v in state.items() if k.startswith('encoder1.main.initial-conv')]
     last = [v for k,v in state.items() if k.startswith('encoder1.main.final')]
-    if not first or not last: raise ValueError(f'{path} is no netG of GANomaly: no encoder1 in {list(state)[:3]}')
+    if not first or not last or first[0].ndim!=4 or last[0].ndim!=4: raise ValueError(f'{path} is no netG of GANomaly: no encoder1 in {list(state)[:3]}')
     n = sum(k.startswith('encoder1.main.pyramid') and k.endswith('conv.weight') for k in state)
     n_extra = sum(k.startswith('encoder1.main.extra-layers') and k.endswith('conv.weight') for k in state)
     return dict(size=8*2**n, nz=last[0].shape[0], nc=first[0].shape[1], nf=first[0].shape[0], n_extra=n_extra)
@@ -167,7 +167,7 @@ def _architecture(state, path):
 def _load(m, state, path):
     "Load `state` into `m`; raise `ValueError` naming `path` if it belongs to another architecture"
     try: m.load_state_dict(state)
-    except RuntimeError as e: raise ValueError(f'{path} does not fit: {str(e).splitlines()[1].strip()}') from None
+    except RuntimeError as e: raise ValueError(f'{path} does not fit: {str(e).splitlines()[-1].strip()}') from None
 
 # %% ../nbs/01_networks.ipynb #69311bd4
 @patch(cls_method=True)

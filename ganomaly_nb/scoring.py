@@ -4,11 +4,12 @@
 
 # %% ../nbs/04_scoring.ipynb #132ad946
 from __future__ import annotations
+from contextlib import contextmanager
 from fastai.basics import *
 
 # %% auto #0
-__all__ = ['anomaly_score', 'ScoreCallback', 'scale_scores', 'quantile_threshold', 'conformal_p', 'conformal_threshold',
-           'Calibration', 'anomaly_map']
+__all__ = ['anomaly_score', 'evaluating', 'ScoreCallback', 'scale_scores', 'quantile_threshold', 'conformal_p',
+           'conformal_threshold', 'Calibration', 'anomaly_map']
 
 # %% ../nbs/04_scoring.ipynb #fa977135
 def anomaly_score(
@@ -22,6 +23,18 @@ def anomaly_score(
     return d.abs().sum(1) if score=='l1' else d.square().mean(1)
 
 # %% ../nbs/04_scoring.ipynb #5253deb9
+@contextmanager
+def evaluating(
+    m:nn.Module # A module
+):
+    "In this context, `m` is in evaluation mode and no gradients are kept"
+    was = m.training
+    m.eval()
+    try:
+        with torch.no_grad(): yield m
+    finally: m.train(was)
+
+# %% ../nbs/04_scoring.ipynb #0661c988
 class ScoreCallback(Callback):
     "Makes the anomaly score the prediction, outside of training"
     name,order = 'scorer',-15 # before `GatherPredsCallback` collects
@@ -32,7 +45,7 @@ class ScoreCallback(Callback):
     def after_loss(self):
         if not self.training: self.learn.pred = anomaly_score(*self.pred[2:4], self.score)
 
-# %% ../nbs/04_scoring.ipynb #5e4f10ed
+# %% ../nbs/04_scoring.ipynb #9b7b57cc
 def scale_scores(
     s:Tensor, # Scores (N,)
     reference:Tensor|None=None # Scores that set the scale; None: `s` itself, as in the paper
@@ -43,7 +56,7 @@ def scale_scores(
     if not hi>lo: raise ValueError(f'cannot scale: all {len(r)} scores are {lo:.4g}')
     return (s-lo)/(hi-lo)
 
-# %% ../nbs/04_scoring.ipynb #9b7b57cc
+# %% ../nbs/04_scoring.ipynb #41b442d7
 def quantile_threshold(
     s:Tensor, # Scores of held-out normals (n,)
     fpr:float=0.05 # Share of the held-out normals that may lie above, between 0 and 1
@@ -53,7 +66,7 @@ def quantile_threshold(
     if not len(s): raise ValueError('a threshold needs scores of held-out normals, found none: hold some out (held_out=.05) or pass scores')
     return s.float().quantile(1-fpr).item()
 
-# %% ../nbs/04_scoring.ipynb #06108790
+# %% ../nbs/04_scoring.ipynb #1bb8a06f
 def conformal_p(
     s:Tensor, # Scores (N,)
     held_out:Tensor # Scores of held-out normals (n,)
@@ -63,7 +76,7 @@ def conformal_p(
     above = len(h) - torch.searchsorted(h, s.float().contiguous(), right=False)
     return (1+above)/(len(h)+1)
 
-# %% ../nbs/04_scoring.ipynb #1bb8a06f
+# %% ../nbs/04_scoring.ipynb #4760d26a
 def conformal_threshold(
     s:Tensor, # Scores of held-out normals (n,)
     fpr:float=0.05 # Rate of false alarms not to be exceeded, between 0 and 1
@@ -74,7 +87,7 @@ def conformal_threshold(
     if k>n: raise ValueError(f'a false-positive rate of {fpr} needs at least {math.ceil(1/fpr-1e-9)-1} held-out normals, found {n}: hold out more, or allow a higher rate')
     return s.float().sort().values[k-1].item()
 
-# %% ../nbs/04_scoring.ipynb #f00786d0
+# %% ../nbs/04_scoring.ipynb #afa995c2
 class Calibration:
     "Scale, threshold and p-values from the scores of held-out normals"
     def __init__(self,
@@ -93,10 +106,11 @@ class Calibration:
     def p_value(self, s): # Scores; how often a normal would score as high
         return conformal_p(s, self.scores)
     def is_abnormal(self, s): # Scores; True above the threshold
+        if not torch.as_tensor(s).isfinite().all(): raise ValueError('scores must be finite, found NaN or infinity: are the weights sound?')
         return s>self.threshold
     def __repr__(self): return f'Calibration(threshold={self.threshold:.4g}, fpr={self.fpr}, method={self.method!r}, n={len(self.scores)})'
 
-# %% ../nbs/04_scoring.ipynb #59d3b5b7
+# %% ../nbs/04_scoring.ipynb #aa73b1d7
 def anomaly_map(
     x:Tensor, # Images (N, C, H, W)
     x_hat:Tensor # Their reconstructions, same shape

@@ -32,9 +32,14 @@ class GANomalyCallback(Callback):
     ):
         store_attr()
         self.loss_terms,self.n_resets,self.in_fit = {},0,False
-        self.smooth,self.n_smooth = {},0
+        self.smooth,self.n_smooth,self.buffers = {},0,[]
 
 # %% ../nbs/03_training.ipynb #84d3c381
+@patch
+def before_batch(self:GANomalyCallback):
+    "Remember batch norm's running statistics: a forward pass with NaN would spoil them"
+    if self.training: self.buffers = [b.clone() for b in self.learn.model.buffers()]
+
 @patch
 def after_loss(self:GANomalyCallback):
     "Check and record the loss terms"
@@ -42,6 +47,7 @@ def after_loss(self:GANomalyCallback):
     terms = self.learn.loss_func.terms
     values = torch.stack([self.loss, *terms.values()]).tolist()
     self._check(all(map(math.isfinite, values)), ', '.join(f'{k}={v:.3g}' for k,v in zip(('loss',*terms), values)))
+    if hasattr(self.learn, 'lr_finder'): return
     self.n_smooth += 1
     for k,v in zip(terms, values[1:]):
         self.loss_terms.setdefault(k, []).append(v)
@@ -51,6 +57,7 @@ def after_loss(self:GANomalyCallback):
 def _check(self:GANomalyCallback, ok, what):
     "Stop the training if not `ok`: quietly for the learning rate finder, which is looking for that point"
     if ok: return
+    for b,good in zip(self.learn.model.buffers(), self.buffers): b.copy_(good)
     if hasattr(self.learn, 'lr_finder'): raise CancelFitException
     self.opt.zero_grad()
     raise FloatingPointError(f'not a finite number in epoch {self.epoch}, batch {self.iter}: {what}. '
@@ -66,6 +73,7 @@ def before_step(self:GANomalyCallback):
 @patch
 def after_step(self:GANomalyCallback):
     "Re-initialise D when it has become perfect"
+    if hasattr(self.learn, 'lr_finder'): return
     if (self.loss_terms['d_real'][-1]+self.loss_terms['d_fake'][-1])/2 < self.d_min:
         get_model(self.learn.model).discriminator.apply(init_weights)
         self.n_resets += 1
@@ -73,7 +81,8 @@ def after_step(self:GANomalyCallback):
 # %% ../nbs/03_training.ipynb #bfff275e
 @patch
 def before_fit(self:GANomalyCallback):
-    "Add the columns of the loss terms"
+    "Start the smoothed values afresh and add the columns of the loss terms"
+    self.smooth,self.n_smooth,self.in_fit = {},0,False
     if not hasattr(self.learn, 'recorder'): return
     self.recorder.loss_terms = self.loss_terms
     names,time = self.recorder.metric_names,L('time') if self.recorder.add_time else L()
@@ -99,4 +108,4 @@ class BF16CPU(Callback):
         m = self.learn.model
         m.forward = torch.autocast('cpu', torch.bfloat16)(partial(type(m).forward, m))
     def after_pred(self): self.learn.pred = to_float(self.pred)
-    def after_fit(self): del self.learn.model.forward
+    def after_fit(self): vars(self.learn.model).pop('forward', None)
