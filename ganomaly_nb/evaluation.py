@@ -191,7 +191,7 @@ def plot_tsne(self:AnomalyInterpretation,
     for i,c in enumerate(('tab:blue','tab:red')):
         k = self.y[idxs].numpy()==i
         ax.scatter(*xy[k].T, s=8, color=c, label=self.learn.dls.vocab[i])
-    ax.set(xticks=[], yticks=[]); ax.legend()
+    ax.set(xticks=[], yticks=[]); ax.legend(loc='upper left', bbox_to_anchor=(1,1))
     return ax
 
 # %% ../nbs/06_evaluation.ipynb #0e091d82
@@ -265,11 +265,11 @@ def ganomaly_demo(
             for _ in progress_bar(range(epochs), parent=bar): learn.fit(1)
         interp = AnomalyInterpretation.from_learner(learn)
         lo,hi = bootstrap_ci(auroc, interp.y, interp.scores, n=200)
-        bar.write(f'digit {digits[i]} held out: AUROC {interp.auroc:.3f} (95% interval {lo:.3f} to {hi:.3f})')
+        bar.write(f'digit {digits[i]} as the anomaly: AUROC {interp.auroc:.3f} (95% interval {lo:.3f} to {hi:.3f})')
         rows.append(dict(data='digits', abnormal=digits[i], protocol='paper', score='l1', seed=seed, epochs=epochs, nf=32, nz=100, bs=32, lr=2e-4, precision='fp32', device='cpu' if dls.device.type=='cpu' else torch.cuda.get_device_name(),
                          torch=torch.__version__, python=platform.python_version(), seconds=round(time.perf_counter()-start, 1), n_test=len(interp.y), n_abnormal=int(interp.y.sum()), auroc=interp.auroc, auroc_low=lo, auroc_high=hi, auprc=interp.auprc))
         interp.plot_roc(ax, label=f'{digits[i]}: {interp.auroc:.3f}')
-        interp.plot_scores(axs.flat[i]).set_title(f'digit {digits[i]} held out', fontsize=9)
+        interp.plot_scores(axs.flat[i]).set_title(f'digit {digits[i]} as the anomaly', fontsize=9)
         if i==0: interp.plot_top_losses(k=6); plt.savefig(out/'reconstructions.png', dpi=120)
     ax.set_title('each digit in turn as the anomaly'); roc.savefig(out/'roc.png', dpi=120); hist.tight_layout(); hist.savefig(out/'scores.png', dpi=120); plt.close('all')
     pd.DataFrame(rows).to_csv(out/'results.csv', index=False)

@@ -76,7 +76,7 @@ def ganomaly_learner(
     return AnomalyLearner(dls, GANomaly(dls.size, nz, dls.nc, nf, n_extra), GANomalyLoss(w_adv, w_con, w_enc, norm), opt_func=ganomaly_opt, lr=lr,
                           splitter=ganomaly_splitter, moms=(0.5,0.5,0.5), cbs=[GANomalyCallback(), ScoreCallback(score), *L(cbs)], **kwargs)
 
-# %% ../nbs/05_learner.ipynb #c9bf8179
+# %% ../nbs/05_learner.ipynb #1c159083
 @patch
 def calibrate(self:AnomalyLearner,
     fpr:float=0.05, # Rate of false alarms, between 0 and 1
@@ -90,7 +90,7 @@ def calibrate(self:AnomalyLearner,
     self.calibration = Calibration(scores, fpr, method)
     return self.calibration
 
-# %% ../nbs/05_learner.ipynb #3e556a66
+# %% ../nbs/05_learner.ipynb #d79f0fc4
 @patch
 def predict(self:AnomalyLearner,
     item # Path, PIL image, array (H, W) or (H, W, C), or tensor (C, H, W)
@@ -102,7 +102,7 @@ def predict(self:AnomalyLearner,
     is_abnormal = bool(self.calibration.is_abnormal(score))
     return self.dls.vocab[is_abnormal],is_abnormal,score
 
-# %% ../nbs/05_learner.ipynb #7d8e9bf5
+# %% ../nbs/05_learner.ipynb #583bd8a2
 @patch
 def reconstruct(self:AnomalyLearner,
     dl:AnomalyDL, # Loader of images
@@ -134,7 +134,7 @@ def show_results(self:AnomalyLearner,
     names = ['']*len(idxs) if y is None else [self.dls.vocab[int(o)] for o in y[idxs]]
     show_rows(*rows, [f'{o}\n{s:.3g}' for o,s in zip(names, scores)])
 
-# %% ../nbs/05_learner.ipynb #6fa5f35f
+# %% ../nbs/05_learner.ipynb #a822b7c6
 def show_rows(
     x:Tensor, # Images (N, C, H, W) in [0, 1]
     x_hat:Tensor, # Their reconstructions
@@ -152,7 +152,7 @@ def show_rows(
     fig.tight_layout()
     return fig
 
-# %% ../nbs/05_learner.ipynb #34f4d7fc
+# %% ../nbs/05_learner.ipynb #780e28f3
 @patch
 def export(self:AnomalyLearner,
     fname='export.pkl', # File, relative to `learn.path`
@@ -175,7 +175,7 @@ def export(self:AnomalyLearner,
         part.unlink(missing_ok=True)
     return out
 
-# %% ../nbs/05_learner.ipynb #780e28f3
+# %% ../nbs/05_learner.ipynb #68d506fe
 def load_exported(
     fname # File that `learn.export` wrote. It can run code when it is loaded, so load only files that you trust
 )->AnomalyLearner: # On the CPU
@@ -189,7 +189,7 @@ def load_exported(
     if not isinstance(learn, AnomalyLearner): raise ValueError(f'{fname} is no exported AnomalyLearner, found {type(learn).__name__}')
     return learn
 
-# %% ../nbs/05_learner.ipynb #59f1c191
+# %% ../nbs/05_learner.ipynb #9f57b258
 @patch
 def to_bf16(self:AnomalyLearner):
     "Train and score in bfloat16, on a GPU or a CPU"
@@ -206,7 +206,7 @@ def to_fp32(self:AnomalyLearner):
     "Back to full precision"
     return self.remove_cbs([BF16CPU, MixedPrecision])
 
-# %% ../nbs/05_learner.ipynb #9474bbf2
+# %% ../nbs/05_learner.ipynb #5ce5bf69
 @call_parse
 def ganomaly_train(
     path:Path, # Folder with train/normal, and perhaps test/normal and test/<anything else>
@@ -247,7 +247,7 @@ def ganomaly_train(
         print(f'AUROC of {len(y)} test images: {roc_auc_score(y, scores):.3f}')
     print(f'wrote {learn.export(out.name, overwrite=overwrite)}')
 
-# %% ../nbs/05_learner.ipynb #5ce5bf69
+# %% ../nbs/05_learner.ipynb #26663644
 @call_parse
 def ganomaly_score(
     model:Path, # File that `ganomaly_train` or `learn.export` wrote
