@@ -142,7 +142,7 @@ def show_rows(
     titles:list # One for each image
 ):
     "Three rows: input, reconstruction, difference"
-    fig,axs = plt.subplots(3, len(x), figsize=(1.1*len(x)+.5, 4), squeeze=False)
+    fig,axs = plt.subplots(3, len(x), figsize=(.9*len(x)+.4, 3.3), squeeze=False)
     for row,imgs,kw in zip(axs, (x, x_hat, maps[:,None]), (dict(cmap='gray', vmin=0, vmax=1), dict(cmap='gray', vmin=0, vmax=1), dict(cmap='magma', vmin=0, vmax=maps.max()))):
         for ax,img in zip(row, imgs): show_image(img, ctx=ax, **kw)
     for ax,t in zip(axs[0], titles): ax.set_title(t, fontsize=9)

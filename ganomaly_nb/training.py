@@ -32,13 +32,13 @@ class GANomalyCallback(Callback):
     ):
         store_attr()
         self.loss_terms,self.n_resets,self.in_fit = {},0,False
-        self.smooth,self.n_smooth,self.buffers = {},0,[]
+        self.smooth,self.n_smooth,self.good_buffers = {},0,[]
 
 # %% ../nbs/03_training.ipynb #84d3c381
 @patch
 def before_batch(self:GANomalyCallback):
     "Remember batch norm's running statistics: a forward pass with NaN would spoil them"
-    if self.training: self.buffers = [b.clone() for b in self.learn.model.buffers()]
+    if self.training: self.good_buffers = [b.clone() for b in self.learn.model.buffers()]
 
 @patch
 def after_loss(self:GANomalyCallback):
@@ -57,7 +57,7 @@ def after_loss(self:GANomalyCallback):
 def _check(self:GANomalyCallback, ok, what):
     "Stop the training if not `ok`: quietly for the learning rate finder, which is looking for that point"
     if ok: return
-    for b,good in zip(self.learn.model.buffers(), self.buffers): b.copy_(good)
+    for b,good in zip(self.learn.model.buffers(), self.good_buffers): b.copy_(good)
     if hasattr(self.learn, 'lr_finder'): raise CancelFitException
     self.opt.zero_grad()
     raise FloatingPointError(f'not a finite number in epoch {self.epoch}, batch {self.iter}: {what}. '
