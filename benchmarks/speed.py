@@ -47,15 +47,16 @@ def learner(dls, *cbs, bf16=False, **kwargs):
 
 
 def random_loaders(n, bs=64, **kwargs):
-    x = np.random.default_rng(0).integers(0, 256, (n,32,32), dtype=np.uint8)
-    return AnomalyDataLoaders.from_arrays(x, x[:1024], np.arange(1024)%2, held_out=0, bs=bs, **kwargs)
+    x = np.random.default_rng(0).integers(0, 256, (n+1024,32,32), dtype=np.uint8)
+    return AnomalyDataLoaders.from_arrays(x[1024:], x[:1024], np.arange(1024)%2, held_out=0, bs=bs, **kwargs)
 
 
-def steps(dls, *cbs, bf16=False):
+def steps(dls, *cbs, bf16=False, compiled=False):
     "A function that makes one training step, with everything in place"
     learn = learner(dls, *cbs, bf16=bf16)
     x,_ = dls.train.one_batch()
     model = learn.model.train()
+    if compiled: model.compile()
     if cbs: model.to(memory_format=torch.channels_last)
     def step():
         with torch.autocast(device, torch.bfloat16, enabled=bf16): out = model(x)
@@ -75,6 +76,7 @@ def training():
     compare('training step: textbook / ours, fp32', base, steps(dls), '')
     compare('training step: textbook / ours, fp32 channels last', base, steps(dls, ChannelsLast()), '>= 1.35')
     compare('training step: textbook / ours, bf16 channels last', base, steps(dls, ChannelsLast(), bf16=True), '>= 2.0')
+    compare('training step: textbook / ours, bf16 channels last, compiled', base, steps(dls, ChannelsLast(), bf16=True, compiled=True), '>= 2.0')
 
 
 def fit():

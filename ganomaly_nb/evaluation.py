@@ -171,11 +171,11 @@ def plot_scores(self:AnomalyInterpretation,
 @patch
 def features(self:AnomalyInterpretation,
     idxs:list # Positions in the test set
-)->Tensor: # (len(idxs), C*4*4)
-    "The discriminator's last convolutional features f(x)"
-    with evaluating(get_model(self.learn.model).discriminator) as disc:
-        device = next(disc.parameters()).device
-        return torch.cat([disc(self.dl.after_batch(to_device(self.dl.dataset[i], device))[0])[1].flatten(1).cpu() for i in chunked(idxs, self.dl.bs)])
+)->Tensor: # (len(idxs), C*4*4) for GANomaly
+    "The model's features; for GANomaly f(x), the discriminator's last convolutional ones"
+    with evaluating(get_model(self.learn.model)) as m:
+        device = next(m.parameters()).device
+        return torch.cat([m.features(self.dl.after_batch(to_device(self.dl.dataset[i], device))[0]).flatten(1).cpu() for i in chunked(idxs, self.dl.bs)])
 
 @patch
 def plot_tsne(self:AnomalyInterpretation,
@@ -183,7 +183,7 @@ def plot_tsne(self:AnomalyInterpretation,
     seed:int=0, # Of the choice and of t-SNE
     ax=None # Axes to draw on
 ):
-    "t-SNE of the discriminator's features (figure 6 b)"
+    "t-SNE of the model's features (figure 6 b)"
     from sklearn.manifold import TSNE
     idxs = np.random.default_rng(seed).permutation(len(self.y))[:n].tolist()
     xy = TSNE(init='pca', perplexity=min(30, (len(idxs)-1)/3), random_state=seed).fit_transform(self.features(idxs).numpy())
@@ -220,13 +220,14 @@ def plot_top_losses(self:AnomalyInterpretation,
 def plot_losses(self:AnomalyInterpretation,
     beta:float=0.98 # Smoothing, 0 for none
 ):
-    "The five loss terms over the steps"
-    terms = self.learn.ganomaly.loss_terms
+    "The loss terms over the steps"
+    terms = getattr(self.learn.recorder, 'loss_terms', {})
     if not terms: raise ValueError('no training history: this learner has not been trained in this session')
-    fig,axs = plt.subplots(1, 2, figsize=(9,2.8))
-    for k,v in terms.items(): axs[int(k.startswith('d_'))].plot(pd.Series(v).ewm(alpha=1-beta).mean(), label=k)
-    axs[0].set(yscale='log', xlabel='step', title='generator'); axs[1].set(xlabel='step', title='discriminator')
-    for ax in axs: ax.legend()
+    of_d = [k for k in terms if k.startswith('d_')]
+    fig,axs = plt.subplots(1, 1+bool(of_d), figsize=(3.5*(1+bool(of_d)),2.3), squeeze=False)
+    for k,v in terms.items(): axs[0,int(k in of_d)].plot(pd.Series(v).ewm(alpha=1-beta).mean(), label=k, lw=1)
+    for ax,title in zip(axs[0], ('generator','discriminator') if of_d else ('loss',)): ax.set(xlabel='step', title=title); ax.legend(fontsize=8)
+    axs[0,0].set_yscale('log' if min(min(v) for k,v in terms.items() if k not in of_d)>0 else 'linear')
     fig.tight_layout()
     return fig
 
@@ -237,7 +238,7 @@ class TestAUROCMonitorOnly(Callback):
     def __init__(self): self.history = []
     def before_fit(self): _check_scores(self.dls.test.dataset.y, np.zeros(len(self.dls.test.dataset)))
     def after_train(self):
-        with evaluating(get_model(self.learn.model).generator) as gen: s = torch.cat([anomaly_score(*gen(x)[1:], self.learn.scorer.score).cpu() for x,_ in self.dls.test])
+        with evaluating(get_model(self.learn.model)) as m: s = torch.cat([self.learn.scorer.score_func(m(x)).cpu() for x,_ in self.dls.test])
         self.history.append(auroc(self.dls.test.dataset.y, s))
         print(f'epoch {self.epoch}: test AUROC {self.history[-1]:.3f} (monitor only)')
 

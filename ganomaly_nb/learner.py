@@ -18,7 +18,8 @@ from .training import *
 from .scoring import *
 
 # %% auto #0
-__all__ = ['AnomalyLearner', 'ganomaly_learner', 'show_rows', 'load_exported', 'ganomaly_train', 'ganomaly_score']
+__all__ = ['AnomalyLearner', 'anomaly_learner', 'ganomaly_learner', 'show_rows', 'load_exported', 'ganomaly_train',
+           'ganomaly_score']
 
 # %% ../nbs/05_learner.ipynb #b5c3763f
 class AnomalyLearner(Learner):
@@ -52,8 +53,28 @@ class AnomalyLearner(Learner):
         res = super().get_preds(dl=dl, reorder=reorder and not one, **kwargs)
         return tuple(o[None] if one and isinstance(o, Tensor) and not o.ndim else o for o in res)
 
+# %% ../nbs/05_learner.ipynb #f2ef6a00
+@delegates(Learner.__init__, but=['dls','model','loss_func','opt_func','moms','lr'])
+def anomaly_learner(
+    dls:AnomalyDataLoaders, # The data
+    arch, # Makes the model from size, nz, nc, nf and n_extra
+    loss_func, # Has `names` and `terms`, see `TermsCallback`
+    score_func, # From what the model returns in evaluation mode to scores (N,)
+    nz:int=100, # Length of the latent vector
+    nf:int=64, # Feature maps after the first convolution
+    n_extra:int=0, # Extra convolutions of 3 x 3 in every network
+    lr:float=2e-4, # Learning rate of Adam
+    cbs=None, # Callbacks
+    **kwargs
+)->AnomalyLearner: # Ready to `fit`
+    "An `AnomalyLearner` for any model"
+    if not isinstance(dls, AnomalyDataLoaders): raise TypeError(f'dls must be AnomalyDataLoaders, found {type(dls).__name__}')
+    for k,v in dict(nz=nz, nf=nf).items():
+        if v<1: raise ValueError(f'{k} must be at least 1, found {v}')
+    return AnomalyLearner(dls, arch(dls.size, nz, dls.nc, nf, n_extra), loss_func, opt_func=ganomaly_opt, lr=lr, moms=(0.5,0.5,0.5), cbs=[ScoreCallback(score_func), *L(cbs)], **kwargs)
+
 # %% ../nbs/05_learner.ipynb #70ae67dc
-@delegates(Learner.__init__, but=['dls','model','loss_func','opt_func','splitter','moms','lr'])
+@delegates(anomaly_learner, but=['arch','loss_func','score_func','splitter'])
 def ganomaly_learner(
     dls:AnomalyDataLoaders, # The data
     nz:int=100, # Length of the latent vector
@@ -69,12 +90,9 @@ def ganomaly_learner(
     **kwargs
 )->AnomalyLearner: # Ready to `fit`
     "A fastai `Learner` that trains GANomaly and predicts anomaly scores"
-    if not isinstance(dls, AnomalyDataLoaders): raise TypeError(f'dls must be AnomalyDataLoaders, found {type(dls).__name__}')
-    for k,v in dict(nz=nz, nf=nf).items():
-        if v<1: raise ValueError(f'{k} must be at least 1, found {v}')
     anomaly_score(torch.zeros(1,1), torch.zeros(1,1), score) # refuses an unknown score now, not after training
-    return AnomalyLearner(dls, GANomaly(dls.size, nz, dls.nc, nf, n_extra), GANomalyLoss(w_adv, w_con, w_enc, norm), opt_func=ganomaly_opt, lr=lr,
-                          splitter=ganomaly_splitter, moms=(0.5,0.5,0.5), cbs=[GANomalyCallback(), ScoreCallback(score), *L(cbs)], **kwargs)
+    return anomaly_learner(dls, GANomaly, GANomalyLoss(w_adv, w_con, w_enc, norm), partial(code_score, score=score), nz, nf, n_extra, lr,
+                           cbs=[GANomalyCallback(), *L(cbs)], splitter=ganomaly_splitter, **kwargs)
 
 # %% ../nbs/05_learner.ipynb #1c159083
 @patch
@@ -109,12 +127,9 @@ def reconstruct(self:AnomalyLearner,
     idxs:list # Positions in its dataset
 )->tuple: # Images and reconstructions in [0, 1], maps of their difference, anomaly scores; on the CPU
     "Images, reconstructions, anomaly maps and scores"
-    with evaluating(get_model(self.model).generator) as gen:
-        x = dl.after_batch(to_device(dl.dataset[idxs], next(gen.parameters()).device))[0]
-        x_hat,z,z_hat = gen(x)
-    scores = anomaly_score(z, z_hat, self.scorer.score).cpu()
-    x,x_hat = dl.decode(x).cpu(),dl.decode(x_hat).cpu()
-    return x,x_hat,anomaly_map(x, x_hat),scores
+    with evaluating(get_model(self.model)) as m: out = m(dl.after_batch(to_device(dl.dataset[idxs], next(m.parameters()).device))[0])
+    x,x_hat = [dl.decode(o).cpu() for o in out[:2]]
+    return x,x_hat,anomaly_map(x, x_hat),self.scorer.score_func(out).cpu()
 
 @patch
 def show_results(self:AnomalyLearner,

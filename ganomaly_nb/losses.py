@@ -7,7 +7,7 @@ from __future__ import annotations
 from fastai.basics import *
 
 # %% auto #0
-__all__ = ['adversarial_loss', 'contextual_loss', 'encoder_loss', 'discriminator_loss', 'GANomalyLoss']
+__all__ = ['adversarial_loss', 'contextual_loss', 'encoder_loss', 'bce', 'discriminator_loss', 'GANomalyLoss']
 
 # %% ../nbs/02_losses.ipynb #f193c0bf
 def _reduce(
@@ -56,18 +56,28 @@ def encoder_loss(
     return _reduce(d.square() if norm=='code' else d.norm(dim=1), reduction)
 
 # %% ../nbs/02_losses.ipynb #8ab01eb7
+def bce(
+    p:Tensor, # Probabilities, (N,)
+    y:float, # What all of them should be: 1 (real) or 0 (fake)
+    reduction:str='mean' # 'mean' over the batch, or 'none' for one value an image
+)->Tensor: # Scalar, or (N,); 0 or more, NaN if there is NaN in `p`
+    "Binary cross-entropy of probabilities against one and the same answer"
+    with torch.autocast(p.device.type, enabled=False): # autocast refuses it: logarithms want full precision
+        loss = F.binary_cross_entropy(p.nan_to_num(.5), torch.full_like(p, y), reduction=reduction)
+        return loss + 0*(p.sum() if reduction=='mean' else p) # torch would stop at NaN, or kill the GPU's context
+
+# %% ../nbs/02_losses.ipynb #df9d3e41
 def discriminator_loss(
     p_real:Tensor, # D(x): probabilities that the input images are real, (N,)
     p_fake:Tensor # D(x_hat) for detached reconstructions, (N,)
 )->tuple: # d_real and d_fake, two scalars; the loss is half their sum
     "Binary cross-entropy of real images against 1 and of reconstructions against 0"
-    with torch.autocast(p_real.device.type, enabled=False): # autocast refuses it: logarithms want full precision
-        def bce(p, y): return F.binary_cross_entropy(p.nan_to_num(.5), torch.full_like(p, y)) + 0*p.sum() # NaN in, NaN out: torch would stop, or kill the GPU's context
-        return bce(p_real, 1.),bce(p_fake, 0.)
+    return bce(p_real, 1.),bce(p_fake, 0.)
 
 # %% ../nbs/02_losses.ipynb #4863bef1
 class GANomalyLoss:
     "Weighted sum of equation 4, plus the discriminator's loss in training"
+    names = 'adv','con','enc','d_real','d_fake'
     def __init__(self,
         w_adv:float=1., # Weight of the adversarial loss
         w_con:float=50., # Weight of the contextual loss
@@ -89,5 +99,5 @@ class GANomalyLoss:
         if not d: return loss
         f_real,f_fake,p_real,p_fake = d
         adv,(d_real,d_fake) = adversarial_loss(f_real, f_fake, self.norm),discriminator_loss(p_real, p_fake)
-        self.terms = {k:v.detach() for k,v in dict(adv=adv, con=con, enc=enc, d_real=d_real, d_fake=d_fake).items()}
+        self.terms = dict(zip(self.names, map(Tensor.detach, (adv,con,enc,d_real,d_fake))))
         return self.w_adv*adv + loss + (d_real+d_fake)/2

@@ -111,11 +111,10 @@ class Discriminator(nn.Module):
 def init_weights(
     m:nn.Module # A layer; `model.apply(init_weights)` reaches them all
 ):
-    "DCGAN's initialisation: convolutions N(0, 0.02), batch-norm weights N(1, 0.02), biases 0"
-    if isinstance(m, (nn.Conv2d,nn.ConvTranspose2d)): nn.init.normal_(m.weight, 0., 0.02)
-    elif isinstance(m, nn.BatchNorm2d):
-        nn.init.normal_(m.weight, 1., 0.02)
-        nn.init.zeros_(m.bias)
+    "DCGAN's initialisation: convolutions and linear layers N(0, 0.02), batch-norm weights N(1, 0.02), biases 0"
+    if isinstance(m, (nn.Conv2d,nn.ConvTranspose2d,nn.Linear)): nn.init.normal_(m.weight, 0., 0.02)
+    elif isinstance(m, nn.BatchNorm2d): nn.init.normal_(m.weight, 1., 0.02)
+    if getattr(m, 'bias', None) is not None: nn.init.zeros_(m.bias)
 
 # %% ../nbs/01_networks.ipynb #131d878b
 def call_constant(
@@ -144,6 +143,9 @@ class GANomaly(nn.Module):
         p_fake,_ = D(x_hat.detach())
         f_fake = call_constant(D.features, x_hat)
         return x,x_hat,z,z_hat,f_real.detach(),f_fake,p_real,p_fake
+
+    def features(self, x): # Images (N, nc, size, size); gives f(x), the discriminator's last convolutional features
+        return self.discriminator.features(x)
 
 # %% ../nbs/01_networks.ipynb #e95b0a68
 def _read_state(path):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from fastai.basics import *
 
 # %% auto #0
-__all__ = ['anomaly_score', 'evaluating', 'ScoreCallback', 'scale_scores', 'quantile_threshold', 'conformal_p',
+__all__ = ['anomaly_score', 'evaluating', 'ScoreCallback', 'code_score', 'scale_scores', 'quantile_threshold', 'conformal_p',
            'conformal_threshold', 'Calibration', 'anomaly_map']
 
 # %% ../nbs/04_scoring.ipynb #fa977135
@@ -39,11 +39,18 @@ class ScoreCallback(Callback):
     "Makes the anomaly score the prediction, outside of training"
     name,order = 'scorer',-15 # before `GatherPredsCallback` collects
     def __init__(self,
-        score:str='l1' # 'l1' or 'mse', see `anomaly_score`
-    ): self.score = score
+        score_func # From what the model returns in evaluation mode to scores (N,)
+    ): self.score_func = score_func
 
     def after_loss(self):
-        if not self.training: self.learn.pred = anomaly_score(*self.pred[2:4], self.score)
+        if not self.training: self.learn.pred = self.score_func(self.pred)
+
+def code_score(
+    out:tuple, # What `GANomaly` returns: x, x_hat, z, z_hat
+    score:str='l1' # 'l1' or 'mse', see `anomaly_score`
+)->Tensor: # Scores (N,)
+    "`anomaly_score` of what GANomaly returns"
+    return anomaly_score(*out[2:4], score)
 
 # %% ../nbs/04_scoring.ipynb #9b7b57cc
 def scale_scores(

@@ -10,38 +10,36 @@ from fastai.callback.schedule import *
 from .networks import init_weights
 
 # %% auto #0
-__all__ = ['ganomaly_opt', 'ganomaly_splitter', 'GANomalyCallback', 'BF16CPU']
+__all__ = ['ganomaly_opt', 'ganomaly_splitter', 'TermsCallback', 'GANomalyCallback', 'BF16CPU']
 
 # %% ../nbs/03_training.ipynb #3e716617
 def ganomaly_splitter(
-    model:nn.Module # A `GANomaly`
+    model:nn.Module # A `GANomaly`, or another model with a `discriminator`
 )->list: # Parameters of the generator, parameters of the discriminator
     "The two parameter groups"
-    m = get_model(model)
-    return [params(m.generator),params(m.discriminator)]
+    d = params(get_model(model).discriminator)
+    return [[p for p in params(model) if not any(p is q for q in d)],d]
 
 ganomaly_opt = partial(OptimWrapper, opt=torch.optim.Adam, betas=(0.5,0.999))
 
 # %% ../nbs/03_training.ipynb #d2c5f2e7
-class GANomalyCallback(Callback):
-    "Records the loss terms, resets D as the authors do, and stops before NaN or infinity reaches the weights"
-    name,order = 'ganomaly',55 # after mixed precision, gradient clipping and `Recorder`, before the progress bar
+class TermsCallback(Callback):
+    "Records the loss terms, and stops before NaN or infinity reaches the weights"
+    name,order = 'terms',55 # after mixed precision, gradient clipping and `Recorder`, before the progress bar
     def __init__(self,
-        d_min:float=1e-5, # D starts afresh when its loss falls below
         beta:float=0.98 # Of the smoothed values, as in `Recorder`
     ):
-        store_attr()
-        self.loss_terms,self.n_resets,self.in_fit = {},0,False
+        self.beta,self.loss_terms,self.in_fit = beta,{},False
         self.smooth,self.n_smooth,self.good_buffers = {},0,[]
 
 # %% ../nbs/03_training.ipynb #84d3c381
 @patch
-def before_batch(self:GANomalyCallback):
+def before_batch(self:TermsCallback):
     "Remember batch norm's running statistics: a forward pass with NaN would spoil them"
     if self.training: self.good_buffers = [b.clone() for b in self.learn.model.buffers()]
 
 @patch
-def after_loss(self:GANomalyCallback):
+def after_loss(self:TermsCallback):
     "Check and record the loss terms"
     if not self.training: return
     terms = self.learn.loss_func.terms
@@ -54,7 +52,7 @@ def after_loss(self:GANomalyCallback):
         self.smooth[k] = self.beta*self.smooth.get(k, 0.) + (1-self.beta)*v
 
 @patch
-def _check(self:GANomalyCallback, ok, what):
+def _check(self:TermsCallback, ok, what):
     "Stop the training if not `ok`: quietly for the learning rate finder, which is looking for that point"
     if ok: return
     for b,good in zip(self.learn.model.buffers(), self.good_buffers): b.copy_(good)
@@ -65,40 +63,49 @@ def _check(self:GANomalyCallback, ok, what):
 
 # %% ../nbs/03_training.ipynb #ba9be57a
 @patch
-def before_step(self:GANomalyCallback):
+def before_step(self:TermsCallback):
     "Check the gradients"
     norm = nn.utils.get_total_norm([p.grad for p in self.learn.model.parameters() if p.grad is not None])
     self._check(bool(norm.isfinite()), f'norm of the gradients={norm:.3g}')
 
-@patch
-def after_step(self:GANomalyCallback):
-    "Re-initialise D when it has become perfect"
-    if hasattr(self.learn, 'lr_finder'): return
-    if (self.loss_terms['d_real'][-1]+self.loss_terms['d_fake'][-1])/2 < self.d_min:
-        get_model(self.learn.model).discriminator.apply(init_weights)
-        self.n_resets += 1
-
 # %% ../nbs/03_training.ipynb #bfff275e
 @patch
-def before_fit(self:GANomalyCallback):
+def before_fit(self:TermsCallback):
     "Start the smoothed values afresh and add the columns of the loss terms"
     self.smooth,self.n_smooth,self.in_fit = {},0,False
     if not hasattr(self.learn, 'recorder'): return
     self.recorder.loss_terms = self.loss_terms
     names,time = self.recorder.metric_names,L('time') if self.recorder.add_time else L()
-    self.recorder.metric_names = L(names[:len(names)-len(time)]) + L('adv','con','enc','d_real','d_fake') + time
+    self.recorder.metric_names = L(names[:len(names)-len(time)]) + L(self.learn.loss_func.names) + time
 
 @patch
-def before_train(self:GANomalyCallback): self.in_fit = True
+def before_train(self:TermsCallback): self.in_fit = True
 
 @patch
-def after_validate(self:GANomalyCallback):
+def after_validate(self:TermsCallback):
     "Add the smoothed loss terms to the line of the epoch"
     if self.in_fit and hasattr(self.learn, 'recorder'):
         self.recorder.log += L(v/(1-self.beta**self.n_smooth) for v in self.smooth.values())
 
 @patch
-def after_epoch(self:GANomalyCallback): self.in_fit = False
+def after_epoch(self:TermsCallback): self.in_fit = False
+
+# %% ../nbs/03_training.ipynb #37e22ab1
+class GANomalyCallback(TermsCallback):
+    "`TermsCallback` that also resets D as the authors do"
+    name = 'ganomaly'
+    def __init__(self,
+        d_min:float=1e-5, # D starts afresh when its loss falls below
+        beta:float=0.98 # Of the smoothed values, as in `Recorder`
+    ):
+        super().__init__(beta)
+        self.d_min,self.n_resets = d_min,0
+
+    def after_step(self):
+        if hasattr(self.learn, 'lr_finder'): return
+        if (self.loss_terms['d_real'][-1]+self.loss_terms['d_fake'][-1])/2 < self.d_min:
+            get_model(self.learn.model).discriminator.apply(init_weights)
+            self.n_resets += 1
 
 # %% ../nbs/03_training.ipynb #03fce5d2
 class BF16CPU(Callback):

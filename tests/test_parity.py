@@ -1,5 +1,6 @@
 "The package, trained by a fastai `Learner`, against runs of other code: losses of each step, weights, reconstructions, scores."
 import os, tempfile
+from functools import partial
 from pathlib import Path
 import numpy as np, pytest, torch
 from fastai.basics import DataLoaders, Learner
@@ -7,7 +8,7 @@ from fastai.data.load import DataLoader
 from safetensors import safe_open
 from ganomaly_nb.losses import GANomalyLoss
 from ganomaly_nb.networks import GANomaly
-from ganomaly_nb.scoring import ScoreCallback, anomaly_score
+from ganomaly_nb.scoring import ScoreCallback, anomaly_score, code_score
 from ganomaly_nb.training import GANomalyCallback, ganomaly_opt, ganomaly_splitter
 from textbook import golden
 
@@ -26,7 +27,7 @@ def train(model, x, lr, device='cpu', **weights):
     "One pass over the batches `x`, by fastai's loop"
     model.to(device).train()
     dls = Steps((b, torch.zeros(len(b))) for b in x).loaders(device)
-    learn = Learner(dls, model, GANomalyLoss(**weights), opt_func=ganomaly_opt, splitter=ganomaly_splitter, lr=lr, cbs=[GANomalyCallback(), ScoreCallback('mse')])
+    learn = Learner(dls, model, GANomalyLoss(**weights), opt_func=ganomaly_opt, splitter=ganomaly_splitter, lr=lr, cbs=[GANomalyCallback(), ScoreCallback(partial(code_score, score='mse'))])
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     return learn
 
