@@ -147,7 +147,7 @@ def plot_roc(self:AnomalyInterpretation,
     cal = self.learn.calibration
     if cal is not None:
         flag = cal.is_abnormal(self.scores)
-        ax.plot(flag[self.y==0].float().mean(), flag[self.y==1].float().mean(), 'o', color=line.get_color())
+        ax.plot(*[flag[self.y==k].float().mean().item() for k in (0,1)], 'o', color=line.get_color())
     ax.plot([0,1], [0,1], ':', color='grey', zorder=0)
     ax.set(xlabel='false-positive rate', ylabel='true-positive rate', xlim=(-.01,1), ylim=(0,1.01), aspect='equal'); ax.legend(loc='lower right')
     return ax
@@ -159,7 +159,7 @@ def plot_scores(self:AnomalyInterpretation,
 ):
     "Histogram of the scores of both kinds with the threshold (figure 6 a)"
     ax = ax or plt.subplots(figsize=(5,2.8))[1]
-    edges = np.linspace(self.scores.min(), self.scores.max(), bins+1)
+    edges = np.linspace(self.scores.min().item(), self.scores.max().item(), bins+1)
     for i,c in enumerate(('tab:blue','tab:red')):
         s = self.scores[self.y==i].numpy()
         if len(s): ax.hist(s, edges, weights=np.full(len(s), 1/len(s)), alpha=.6, color=c, label=self.learn.dls.vocab[i])
@@ -224,9 +224,9 @@ def plot_losses(self:AnomalyInterpretation,
     terms = getattr(self.learn.recorder, 'loss_terms', {})
     if not terms: raise ValueError('no training history: this learner has not been trained in this session')
     of_d = [k for k in terms if k.startswith('d_')]
-    fig,axs = plt.subplots(1, 1+bool(of_d), figsize=(3.5*(1+bool(of_d)),2.3), squeeze=False)
+    fig,axs = plt.subplots(1, 1+bool(of_d), figsize=(3*(1+bool(of_d)),2), squeeze=False)
     for k,v in terms.items(): axs[0,int(k in of_d)].plot(pd.Series(v).ewm(alpha=1-beta).mean(), label=k, lw=1)
-    for ax,title in zip(axs[0], ('generator','discriminator') if of_d else ('loss',)): ax.set(xlabel='step', title=title); ax.legend(fontsize=8)
+    for ax,title in zip(axs[0], ('generator','discriminator') if of_d else ('loss',)): ax.set(xlabel='step', title=title); ax.legend(fontsize=7)
     axs[0,0].set_yscale('log' if min(min(v) for k,v in terms.items() if k not in of_d)>0 else 'linear')
     fig.tight_layout()
     return fig
