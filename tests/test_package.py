@@ -17,7 +17,7 @@ def test_wheel(tmp_path, env):
     call('pip', 'wheel', '--quiet', '--no-deps', '--no-build-isolation', '--wheel-dir', tmp_path, root, env=env)
     wheel, = tmp_path.glob('*.whl')
     names = zipfile.ZipFile(wheel).namelist()
-    assert {f'ganomaly_nb/{m}.py' for m in ('data','networks','losses','training','scoring','learner','evaluation')} <= set(names)
+    assert {f'ganomaly_nb/{m}.py' for m in ('data','networks','losses','training','scoring','learner','evaluation','baselines/__init__','baselines/vae','baselines/anogan','baselines/egbad')} <= set(names)
     assert not [n for n in names if n.startswith(('nbs','tests','docs','benchmarks'))]
     meta = {Path(n).name: zipfile.ZipFile(wheel).read(n).decode() for n in names if n.endswith(('METADATA','entry_points.txt'))}
     assert all(f'{c} =' in meta['entry_points.txt'] for c in ('ganomaly_train','ganomaly_score','ganomaly_demo'))

@@ -31,7 +31,7 @@ class GANLoss:
         self.terms = dict(zip(self.names, map(Tensor.detach, (g,d_real,d_fake))))
         return g + (d_real+d_fake)/2
 
-# %% ../../nbs/11_anogan.ipynb #e15503fd
+# %% ../../nbs/11_anogan.ipynb #de503f6d
 def search(
     distance, # From codes (n, nz) and positions (n,) in the batch to losses (n,)
     starts:Tensor, # Codes to start from, (restarts, nz)
@@ -43,8 +43,8 @@ def search(
 )->tuple: # Best codes (n, nz) and their losses (n,)
     "For each image of a batch the code with the smallest distance, by gradient descent"
     best,best_z = starts.new_full((n,), math.inf),starts[:1].repeat(n, 1)
-    bar = iter(progress_bar(range(len(starts)*steps), leave=False)) if progress else None
-    for start in starts:
+    bar = progress_bar(range(len(starts)*steps), leave=False) if progress else None
+    for k,start in enumerate(starts):
         z = start.repeat(n, 1).requires_grad_()
         opt,i = torch.optim.Adam([z], lr=lr),torch.arange(n, device=z.device)
         low = mark = torch.full_like(best, math.inf)
@@ -57,7 +57,8 @@ def search(
                 i,mark = i[low[i]<(1-tol)*mark[i]],low
                 if not len(i): break
             opt.step()
-            if bar is not None: next(bar, None)
+            if bar is not None: bar.update(k*steps+step)
+    if bar is not None: bar.on_iter_end()
     return best_z,best
 
 def _gradient(distance, z, i):
@@ -65,7 +66,7 @@ def _gradient(distance, z, i):
     loss = distance(z[i], i).float()
     return torch.autograd.grad(loss.sum(), z)[0],loss.detach()
 
-# %% ../../nbs/11_anogan.ipynb #b0ba6ea9
+# %% ../../nbs/11_anogan.ipynb #b64c7110
 @delegates(Encoder)
 class AnoGAN(nn.Module):
     "A GAN whose forward pass in evaluation mode searches for the image that it would draw instead of `x`"
@@ -83,7 +84,7 @@ class AnoGAN(nn.Module):
         store_attr('nz,steps,lam,search_lr,tol')
         self.generator,self.discriminator = Decoder(size, nz, nc, nf, n_extra),Discriminator(size, nc, nf, n_extra)
         self.apply(init_weights)
-        self.register_buffer('starts', torch.randn(restarts, nz))
+        self.register_buffer('starts', torch.stack([torch.randn(nz) for _ in range(restarts)])) # the first k are those of k restarts
 
     def features(self, x): # Images (N, nc, size, size); gives f(x), the discriminator's last convolutional features
         return self.discriminator.features(x)
@@ -109,18 +110,19 @@ def forward(self:AnoGAN, x): # Images (N, nc, size, size); gives in training wha
     z,scores = search(lambda z,i: self.distance(x[i], f[i], G(z)), self.starts, len(x), self.steps, self.search_lr, self.tol, self.show_bar)
     return x,G(z),scores
 
-# %% ../../nbs/11_anogan.ipynb #3ae6e580
+# %% ../../nbs/11_anogan.ipynb #d122db9d
 class AnoGANCallback(TermsCallback):
     "`TermsCallback` for `AnoGAN`: no search while training, and a bar while searching"
     name = 'anogan'
+    def before_fit(self):
+        super().before_fit()
+        if any(getattr(cb, 'monitor', '')=='valid_loss' for cb in self.learn.cbs): raise ValueError("AnoGAN has no valid_loss while it trains: monitor 'train_loss' or 'g'")
+
     def before_validate(self):
         if self.in_fit: self.learn.dl = self.dl.new(self.dl.dataset.new_empty())
         get_model(self.learn.model).show_bar = not self.in_fit and hasattr(self.learn, 'progress')
 
-@patch
-def after_validate(self:AnoGANCallback):
-    get_model(self.learn.model).show_bar = False
-    super(AnoGANCallback, self).after_validate()
+    def after_fit(self): get_model(self.learn.model).show_bar = False # also after an interruption
 
 def search_score(
     out:tuple # What `AnoGAN` returns in evaluation mode
