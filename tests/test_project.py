@@ -45,4 +45,4 @@ def test_notebook_as_stored(path):
 
 def test_notebooks_run(env):
     "nbdev's own tests: every notebook, top to bottom"
-    run('nbdev_test', '--n_workers', '2', '--do_print', cwd=root, env=env)
+    run('nbdev_test', '--n_workers', '2', '--do_print', cwd=root, env={**env, 'OMP_NUM_THREADS':'1'}) # two workers that do not wait for each other's threads
