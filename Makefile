@@ -35,8 +35,8 @@ outputs: $(STAMP)    ## Run all notebooks and store their outputs
 lab: $(STAMP)        ## Open JupyterLab on nbs/
 	jupyter lab nbs
 
-slow: $(STAMP)       ## Also run the cells flagged slow or cuda (set GANOMALY_DATA for the real images)
-	nbdev_test --flags 'slow cuda' --n_workers 1 --do_print
+slow: $(STAMP)       ## Also run the cells flagged slow, and cuda where there is a GPU (GANOMALY_DATA: the real images)
+	nbdev_test --flags "slow $$(python -c 'import torch; print("cuda"*torch.cuda.is_available())')" --n_workers 1 --do_print
 
 bench: $(STAMP)      ## Side-by-side timings, as ratios
 	python benchmarks/speed.py

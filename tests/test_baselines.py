@@ -140,6 +140,16 @@ def test_monitor(name, capsys):
     assert len(monitor.history)==1 and 'monitor only' in capsys.readouterr().out
 
 
+def test_search_bar(capsys):
+    "A bar of the steps of the search, unless bars are off"
+    learn = make('anogan', n_train=64)
+    capsys.readouterr()
+    learn.get_preds(dl=few(learn))
+    assert '/60 ' in capsys.readouterr().out
+    scores(learn, few(learn))
+    assert capsys.readouterr().out==''
+
+
 @pytest.mark.parametrize('name', learners)
 def test_bad_input(name):
     dls = AnomalyDataLoaders.from_digits(held_out=0)
