@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help install demo test export outputs lab slow bench
+.PHONY: help install demo test test-browser export outputs lab slow bench
 
 help:                ## Print this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 $(STAMP): constraints.txt settings.ini setup.py
 	$(PYTHON) -m venv $(VENV)
@@ -22,7 +22,10 @@ demo: $(STAMP)       ## Train on scikit-learn's digits, print AUROCs, write plot
 	ganomaly_demo
 
 test: $(STAMP)       ## Run everything that must hold: in sync, clean, notebooks, pytest
-	python -m pytest -q tests
+	python -m pytest -q tests --ignore=tests/browser
+
+test-browser: $(STAMP) ## Open pages and widgets in a headless Chromium of the system
+	python -m pytest -q tests/browser
 
 export: $(STAMP)     ## Notebooks -> package, cleaned notebooks and README.md
 	nbdev_export
