@@ -98,7 +98,7 @@ def make_learner(
     learn = models[s['model']](dls, cbs=ChannelsLast(), **{k:v for k,v in s.items() if k in own})
     return learn if s['precision']=='fp32' else getattr(learn, f'to_{s["precision"]}')()
 
-# %% ../nbs/30_experiments.ipynb #5e4d1c11
+# %% ../nbs/30_experiments.ipynb #9217addb
 def train(
     s:dict, # What `settings` returns
     path=None, # Where the data are
@@ -113,7 +113,8 @@ def train(
         return learn,kept['about']
     start,monitor = time.perf_counter(),TestAUROCMonitorOnly()
     with learn.no_bar(), learn.no_logging(), redirect_stdout(io.StringIO()): learn.fit(s['epochs'], cbs=[monitor]*s['monitor'])
-    about |= dict(train_images=len(learn.dls.train.dataset), seconds=round(time.perf_counter()-start, 1), auroc_by_epoch=' '.join(f'{o:.6f}' for o in monitor.history))
+    about |= dict(train_images=len(learn.dls.train.dataset), seconds=round(time.perf_counter()-start, 1), auroc_by_epoch=' '.join(f'{o:.6f}' for o in monitor.history),
+                  d_resets=learn.ganomaly.n_resets if hasattr(learn, 'ganomaly') else None)
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(f'.{os.getpid()}.part')
@@ -162,8 +163,8 @@ def run_experiment(
     learn,about = train(s, path, weights)
     return s | about | _measure(learn, s)[2]
 
-# %% ../nbs/30_experiments.ipynb #1d31664c
-_outcome = ('device','threads','torch','fastai','python','ganomaly_nb','date','train_images','seconds','auroc_by_epoch','score_seconds','test_images','abnormal_share','auroc','auprc','eer','error')
+# %% ../nbs/30_experiments.ipynb #a34af37d
+_outcome = ('device','threads','torch','fastai','python','ganomaly_nb','date','train_images','seconds','auroc_by_epoch','d_resets','score_seconds','test_images','abnormal_share','auroc','auprc','eer','error')
 
 def _text(v): return '' if v is None else str(v)
 
