@@ -78,6 +78,7 @@ def discriminator_loss(
 class GANomalyLoss:
     "Weighted sum of equation 4, plus the discriminator's loss in training"
     names = 'adv','con','enc','d_real','d_fake'
+    adversarial,encoder = staticmethod(adversarial_loss),staticmethod(encoder_loss) # a subclass may measure otherwise
     def __init__(self,
         w_adv:float=1., # Weight of the adversarial loss
         w_con:float=50., # Weight of the contextual loss
@@ -94,10 +95,10 @@ class GANomalyLoss:
     )->Tensor: # Scalar; in evaluation mode with `reduction='none'`, (N,)
         x,x_hat,z,z_hat,*d = out
         red = 'mean' if d else self.reduction
-        con,enc = contextual_loss(x, x_hat, self.norm, red),encoder_loss(z, z_hat, self.norm, red)
+        con,enc = contextual_loss(x, x_hat, self.norm, red),self.encoder(z, z_hat, self.norm, red)
         loss = self.w_con*con + self.w_enc*enc
         if not d: return loss
         f_real,f_fake,p_real,p_fake = d
-        adv,(d_real,d_fake) = adversarial_loss(f_real, f_fake, self.norm),discriminator_loss(p_real, p_fake)
+        adv,(d_real,d_fake) = self.adversarial(f_real, f_fake, self.norm),discriminator_loss(p_real, p_fake)
         self.terms = dict(zip(self.names, map(Tensor.detach, (adv,con,enc,d_real,d_fake))))
         return self.w_adv*adv + loss + (d_real+d_fake)/2
