@@ -33,6 +33,12 @@ class TermsCallback(Callback):
         self.smooth,self.n_smooth,self.good_buffers = {},0,[]
 
 # %% ../nbs/03_training.ipynb #84d3c381
+def _mean_over_processes(t):
+    "`t`, or its mean over the processes that train one model together"
+    if num_distrib()<2: return t
+    torch.distributed.all_reduce(t)
+    return t/num_distrib()
+
 @patch
 def before_batch(self:TermsCallback):
     "Remember batch norm's running statistics: a forward pass with NaN would spoil them"
@@ -43,7 +49,7 @@ def after_loss(self:TermsCallback):
     "Check and record the loss terms"
     if not self.training: return
     terms = self.learn.loss_func.terms
-    values = torch.stack([self.loss, *terms.values()]).tolist()
+    values = _mean_over_processes(torch.stack([self.loss.detach(), *terms.values()])).tolist()
     self._check(all(map(math.isfinite, values)), ', '.join(f'{k}={v:.3g}' for k,v in zip(('loss',*terms), values)))
     if hasattr(self.learn, 'lr_finder'): return
     self.n_smooth += 1
@@ -104,7 +110,9 @@ class GANomalyCallback(TermsCallback):
     def after_step(self):
         if hasattr(self.learn, 'lr_finder'): return
         if (self.loss_terms['d_real'][-1]+self.loss_terms['d_fake'][-1])/2 < self.d_min:
-            get_model(self.learn.model).discriminator.apply(init_weights)
+            d = get_model(self.learn.model).discriminator.apply(init_weights)
+            if num_distrib()>1:
+                for p in d.parameters(): torch.distributed.broadcast(p.data, 0)
             self.n_resets += 1
 
 # %% ../nbs/03_training.ipynb #03fce5d2

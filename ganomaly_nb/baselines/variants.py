@@ -76,21 +76,21 @@ def plain_init_learner(
         if hasattr(m, 'reset_parameters'): m.reset_parameters()
     return learn
 
-# %% ../../nbs/14_variants.ipynb #aa34f98b
+# %% ../../nbs/14_variants.ipynb #723f7ce4
 def batch_statistics(
     learn:AnomalyLearner, # A trained learner
     dl:AnomalyDL, # Loader of labelled images
-    order:str='shuffled', # 'shuffled', or 'normals first'
+    order:str='shuffled', # 'shuffled', or 'normals_first'
     bs:int=64, # Images that share their statistics
     seed:int=0 # Of the shuffling
 )->Tensor: # Scores (N,), in the order of the data set
     "Scores with the batch-norm statistics of each test batch, as in the authors' code: a mistake to be measured, not a way to score"
-    if order not in ('shuffled','normals first'): raise ValueError(f"order must be 'shuffled' or 'normals first', found {order!r}")
+    if order not in ('shuffled','normals_first'): raise ValueError(f"order must be 'shuffled' or 'normals_first', found {order!r}")
     d,m = dl.dataset,deepcopy(get_model(learn.model)).eval()
     for l in m.modules():
         if isinstance(l, nn.BatchNorm2d): l.train()
     idxs,s = np.random.default_rng(seed).permutation(len(d)),torch.empty(len(d))
-    if order=='normals first': idxs = np.argsort(d.y.numpy(), kind='stable')
+    if order=='normals_first': idxs = np.argsort(d.y.numpy(), kind='stable')
     for i in chunked(idxs.tolist(), bs):
         with torch.no_grad(): s[i] = learn.scorer.score_func(m(dl.after_batch(to_device(d[i], dl.device))[0])).float().cpu()
     return s
