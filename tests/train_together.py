@@ -1,6 +1,7 @@
 "Started by test_experiments.py as several processes: one model, trained on the CPU by all of them."
 import sys, tempfile
 import torch
+import ganomaly_nb # silences a deprecation warning of fastai's own
 from fastai.basics import rank_distrib, set_seed
 from fastai.distributed import DistributedDL, setup_distrib
 from ganomaly_nb.data import AnomalyDataLoaders
@@ -14,14 +15,13 @@ def _broadcast(self, t, rank):
 DistributedDL._broadcast = _broadcast
 
 torch.distributed.init_process_group('gloo')
-rank,seen = rank_distrib(),[]
+rank = rank_distrib()
 set_seed(rank) # other weights in each process, until they are shared
 dls = AnomalyDataLoaders.from_digits(abnormal=0, bs=32, n_train=320, device='cpu')
 learn = ganomaly_learner(dls, nz=8, nf=8, lr=1e-3, path=tempfile.mkdtemp())
 learn.ganomaly.d_min = float(sys.argv[2])
-with learn.no_bar(), learn.no_logging(), learn.distrib_ctx(sync_bn=False, cpu=True):
-    learn.fit(3)
-    learn.model.train()
+with learn.no_bar(), learn.no_logging(), learn.distrib_ctx(sync_bn=False, cpu=True): learn.fit(3)
+with learn.no_bar(): scores,_ = learn.get_preds(dl=dls.test)
 weights = torch.cat([p.detach().flatten() for p in learn.model.parameters()])
-with learn.no_bar(): scores,y = learn.get_preds(dl=dls.test)
-torch.save(dict(weights=weights, scores=scores, terms=learn.recorder.loss_terms, steps=len(learn.recorder.losses), batch=learn.xb[0].shape if hasattr(learn, 'xb') else None, resets=learn.ganomaly.n_resets), f'{sys.argv[1]}/{rank}.pt')
+torch.save(dict(weights=weights, scores=scores, terms=learn.recorder.loss_terms, resets=learn.ganomaly.n_resets), f'{sys.argv[1]}/{rank}.pt')
+torch.distributed.destroy_process_group()
