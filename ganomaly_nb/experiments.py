@@ -25,7 +25,8 @@ from .baselines.variants import *
 
 # %% auto #0
 __all__ = ['models', 'sources', 'scorings', 'pixel_stats', 'settings', 'make_learner', 'train', 'sample', 'scores',
-           'run_experiment', 'add_rows', 'read_results', 'run_grid', 'read_scores', 'ganomaly_experiment']
+           'run_experiment', 'add_rows', 'read_results', 'run_grid', 'read_scores', 'over_seeds', 'budget',
+           'ganomaly_experiment']
 
 # %% ../nbs/30_experiments.ipynb #13b7400e
 models = dict(ganomaly=ganomaly_learner, vae=vae_learner, anogan=anogan_learner, egbad=egbad_learner, bce=bce_learner, anomalib=anomalib_learner, plain_init=plain_init_learner)
@@ -258,6 +259,28 @@ def read_scores(
         s = json.loads(str(kept['settings']))
         if all(_text(s.get(k))==_text(v) for k,v in settings.items()): return kept['scores'].astype(float),kept['y']
     raise FileNotFoundError(f'no scores in {folder} with {settings}')
+
+# %% ../nbs/30_experiments.ipynb #051fcaf6
+_seeds = ('seed','split_seed')
+
+def over_seeds(
+    df:pd.DataFrame, # Results, as `read_results` gives
+    by:list, # Columns that tell bars apart, such as model and abnormal
+    metric:str='auroc' # The column to average
+)->pd.DataFrame: # Columns mean, std, low, high and n, for each bar
+    "Mean over seeds; raises `ValueError` if rows of one bar differ in anything else, such as their budget or device"
+    fixed = [k for k in df if k not in (*_outcome,*_seeds,*by)] + ['device']
+    mixed = df.groupby(by, sort=False)[fixed].nunique(dropna=False).max()
+    if (mixed>1).any(): raise ValueError(f'rows of one bar must differ in their seed only, found different {mixed.index[mixed>1].tolist()}')
+    return df.groupby(by, sort=False)[metric].agg(mean='mean', std='std', low='min', high='max', n='size')
+
+def budget(
+    df:pd.DataFrame # Results, as `read_results` gives
+)->pd.DataFrame: # A line for each budget, with the number of rows
+    "What the rows were made with: protocol, epochs, images, precision, device and dates"
+    cols = ['model','data','protocol','epochs','train_images','n_test','nf','precision','device']
+    g = df.assign(n_test=df.n_test.astype(object).where(df.n_test.notna(), 'all')).groupby(cols, sort=False)
+    return g.agg(seeds=('seed', lambda s: ' '.join(map(str, sorted(set(s))))), rows=('seed','size'), dates=('date', lambda d: ' to '.join(sorted({d.min(), d.max()})))).reset_index()
 
 # %% ../nbs/30_experiments.ipynb #998bf623
 def _value(v):
