@@ -33,7 +33,7 @@ class Page:
         self.cells = NBProcessor(path, procs=procs, process=True).nb.cells if path.suffix=='.ipynb' else [mk_cell(path.read_text(encoding='utf-8'), cell_type='markdown')]
         text = '\n\n'.join(c.source for c in self.cells if c.cell_type=='markdown')
         title,self.subtitle = (''.join(re.findall(p, text, re.M)[:1]) for p in (r'^# +(.+)', r'^> *(.+)'))
-        self.title = f'{"".join(re.findall(r"^[0-9]+", path.name))} {title}'.strip()
+        self.title = title if title[:1].isdigit() else f'{"".join(re.findall(r"^[0-9]+", path.name))} {title}'.strip()
         exp = [c.directives_['default_exp'][0] for c in self.cells if 'default_exp' in c.get('directives_', ())]
         self.module = f'{cfg.lib_name}.{exp[0]}' if exp else None
         self.values = {} # of exported variables, as written
@@ -61,10 +61,10 @@ class Page:
 def pages(): return [Page(p) for g in ('*.ipynb','*.md') for p in nbglob(file_glob=g, as_path=True).sorted()]
 
 def sidebar(ps):
-    """Pages to learn from (their notebooks make a module), pages of results (all other notebooks), and pages that hang from the index of the course.
+    """Pages to learn from (their notebooks make a module), pages of results (all other notebooks), and pages that hang from the course's syllabus.
     What lies in folders inside the course, such as solutions, is reached from its pages only"""
     top,course = [p for p in ps if len(p.rel.parts)==1 and p.page!='index'],[p for p in ps if p.rel.parts[:-1]==('course',)]
-    head = [p for p in course if p.rel.stem=='index'] or course
+    head = [p for p in course if p.page in ('course/index','course/syllabus')] or course
     return head+[p for p in top if p.module], [p for p in top if not p.module], [p for p in course if p not in head]
 
 def symbols(ps):

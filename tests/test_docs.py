@@ -1,5 +1,5 @@
 "What makes the pages of the site, without a browser (tests/browser/test_site.py opens them)."
-import ast, inspect, json, re, sys
+import inspect, json, subprocess, sys
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace as NS
@@ -49,8 +49,8 @@ def test_lesson(tmp_path, monkeypatch):
 def test_sidebar():
     "Where a page stands follows from its folder and from whether it makes a module"
     def page(path, module=None): return NS(rel=Path(path), page=pages.page_of(path), module=module)
-    ps = [page('course/01_a.ipynb'), page('course/index.md'), page('course/solutions/01_a.ipynb'), page('00_data.ipynb', 'data'), page('13_three.ipynb'), page('30_runs.ipynb', 'runs'), page('index.ipynb')]
-    assert [[p.page for p in part] for part in pages.sidebar(ps)]==[['course/index','data','runs'], ['three'], ['course/a']]
+    ps = [page('course/01_a.ipynb'), page('course/00_syllabus.md'), page('course/solutions/01_a.ipynb'), page('00_data.ipynb', 'data'), page('13_three.ipynb'), page('30_runs.ipynb', 'runs'), page('index.ipynb')]
+    assert [[p.page for p in part] for part in pages.sidebar(ps)]==[['course/syllabus','data','runs'], ['three'], ['course/a']]
     assert [[p.page for p in part] for part in pages.sidebar(ps[:1]+ps[2:])]==[['course/a','data','runs'], ['three'], []]
 
 
@@ -88,13 +88,9 @@ def test_broken_links(tmp_path):
     assert website.broken_links(tmp_path)==['a.html: sub/b.html#x', 'a.html: sub/pic.png', 'sub/b.html: ../a.html#end', 'sub/b.html: gone.html']
 
 
-@pytest.mark.parametrize('path', sorted((root/'nbs').glob('*.ipynb')), ids=lambda p: p.stem)
-def test_imports_apart(path):
-    "`nbdev_docs` runs every cell with an import, and nothing before it: an import beside other code would need what was not run"
-    cells = [''.join(c['source']) for c in json.loads(path.read_text())['cells'] if c['cell_type']=='code']
-    if not any(re.match(r'#\|\s*default_exp', c) for c in cells): return # then it runs none
-    for c in cells:
-        if re.match(r'#\|\s*export', c) or 'nbdev_export()' in c: continue
-        tree = ast.parse(re.sub(r'^[%!].*', '', c, flags=re.M))
-        is_import = [isinstance(n, (ast.Import,ast.ImportFrom)) for n in ast.walk(tree)]
-        assert not any(is_import) or all(isinstance(n, (ast.Import,ast.ImportFrom)) for n in tree.body), f'move the imports into a cell of their own:\n{c}'
+def test_nbdev_docs(env):
+    "What `nbdev_docs` does before it calls Quarto. It runs every cell with an import and nothing before it, so such a cell cannot use what others made"
+    code = ('from nbdev.doclinks import nbglob; from nbdev.processors import FilterDefaults; from execnb.nbio import read_nb\n'
+            'for p in nbglob(as_path=True): FilterDefaults()(read_nb(p))')
+    r = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], cwd=root, env=env, capture_output=True, text=True)
+    assert r.returncode==0, r.stderr[-3000:]
