@@ -43,7 +43,7 @@ look = """() => {
     const all = s => [...document.querySelectorAll(s)], wide = document.documentElement.scrollWidth - window.innerWidth
     return [wide>0 && `${wide} pixels too wide`,
         ...all('img').map(i => !(i.complete && i.naturalWidth) && `no image ${i.src}`),
-        ...all('.math').map(m => (m.querySelectorAll('mjx-container').length!=1 || m.querySelector('[data-mml-node=merror]')) && `formula ${m.textContent}`),
+        ...all('.math').map(m => (m.querySelectorAll('mjx-container').length!=1 || m.querySelector('[data-mml-node=merror], [fill=red]')) && `formula ${m.textContent}`),
         !document.querySelector('h1') && 'no title'].filter(o => o)
 }"""
 
