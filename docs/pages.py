@@ -158,7 +158,7 @@ def index(ps, names):
     res = ['# Modules', '']
     for p in (p for p in ps if p.module):
         rows = [(n, f'`{p.values[n]}`' if n in p.values else doc_of(p, n)[2]) for n in p.names]
-        res += [f'## {p.module.split(".", 1)[1]}', '', f'`{p.module}`: {p.subtitle}', '', '| | |', '|---|---|', *(f'| `{n}` | {text} |' for n,text in rows if text or '.' not in n), '']
+        res += [f'## {p.module.split(".", 1)[1]}', '', f'`{p.module}`: {p.subtitle}', '', '{.names}', '| | |', '|---|---|', *(f'| `{n}` | {text} |' for n,text in rows if text or '.' not in n), '']
     return link('\n'.join(res), names)
 
 def commands(names):
