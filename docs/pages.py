@@ -75,10 +75,10 @@ def symbols(ps):
 # Text
 
 def link(text, names):
-    "Names in backticks become links to their entries, and links to notebooks links to their pages; not in fenced code or headings"
+    "Names in backticks become links to their entries, and links to notebooks and Markdown files links to their pages; not in fenced code or headings"
     def name(m): return f'{{py:obj}}`{m[1]} <{names[m[2]]}>`' if m[2] in names else m[0]
-    def page(m): return f']({page_of(m[1])}.ipynb'
-    def f(s): return re.sub(r'\]\((?![a-z]+:)([^()\s#]+\.ipynb)', page, re.sub(r'(?<![\[`}])`(([\w.]+)(?:\([^`<>]*\))?)`(?![\]`])', name, s))
+    def page(m): return f']({page_of(m[1])}.{m[2]}'
+    def f(s): return re.sub(r'\]\((?![a-z]+:)([^()\s#]+\.(ipynb|md))', page, re.sub(r'(?<![\[`}])`(([\w.]+)(?:\([^`<>]*\))?)`(?![\]`])', name, s))
     parts = re.split(r'(^ *```.*?^ *```$|^#[^\n]*$)', text, flags=re.M|re.S)
     return ''.join(o if i%2 else f(o) for i,o in enumerate(parts))
 
@@ -113,7 +113,8 @@ def about(page):
 def doc_of(page, name):
     "What nbdev's `show_doc` knows of an object, and its docstring (`show_doc` takes the docstring of the type where there is none)"
     obj = attrgetter(name)(import_module(page.module))
-    doc = show_doc(obj, name=name)
+    try: doc = show_doc(obj, name=name)
+    except ValueError as e: raise ValueError(f'{page.module}.{name} cannot be documented; is one of its defaults an array? {e}') from e
     return obj,doc,doc.docs if inspect.getdoc(obj) else ''
 
 def short(o): return getattr(o, '__name__', None) or repr(o)

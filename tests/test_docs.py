@@ -20,7 +20,7 @@ names = {'f':'lib.m.f', 'C.run':'lib.m.C.run', 'lib.m':'lib.m'}
     ('# About `f`\n`lib.m`', '# About `f`\n{py:obj}`lib.m <lib.m>`'),
     ('```python\n`f`\n```\n`f`', '```python\n`f`\n```\n{py:obj}`f <lib.m.f>`'),
     ('[00 data](00_data.ipynb), [a](../03_training.ipynb#the-step)', '[00 data](data.ipynb), [a](../training.ipynb#the-step)'),
-    ('[b](course/01_one_class.ipynb)', '[b](course/one_class.ipynb)'),
+    ('[b](course/01_one_class.ipynb), [c](00_syllabus.md)', '[b](course/one_class.ipynb), [c](syllabus.md)'),
     ('[c](https://host/00_data.ipynb), [d](data.csv)', None)])
 def test_link(text, linked): assert pages.link(text, names)==(linked or text)
 
