@@ -87,6 +87,11 @@ def toctree(entries, caption=''):
 
 # Lessons
 
+def still(output):
+    "An output without its widget, which needs a kernel; None if only the widget's name remains"
+    data = output.get('data', {})
+    return output if not data.pop(widget, None) or any(k!='text/plain' for k in data) else None
+
 def lesson(cells, names):
     "Cells of a lesson: names linked, tags for Sphinx in place of nbdev's directives, an anchor where something is defined"
     res = []
@@ -96,7 +101,7 @@ def lesson(cells, names):
         if c.cell_type=='markdown': c.source = link(c.source, names)
         else:
             c.source = re.sub(r'^#\|.*\n?', '', c.source, flags=re.M).strip()
-            c.outputs = [o for o in c.get('outputs', []) if widget not in o.get('data', {})] # a widget needs a kernel
+            c.outputs = [o for o in map(still, c.get('outputs', [])) if o]
             tags = {**{k:k in d for k in ('export','slow','cuda')}, 'hide-input':d.get('code-fold')==['true'], 'remove-input':d.get('echo')==['false']}
             c.metadata['tags'] = [k for k,v in tags.items() if v]
         res += [mk_cell(f'<a id="{n.lower()}"></a>', cell_type='markdown') for n in c.get('names_', ())] + [c]*bool(c.source)

@@ -35,15 +35,15 @@ def notebook(path, *cells):
 def test_lesson(tmp_path, monkeypatch):
     "nbdev's directives take effect and are not seen; what needs a kernel is left out"
     monkeypatch.setattr(pages, 'cfg', NS(nbs_path=tmp_path, lib_name='lib'))
-    image,view = [dict(output_type='display_data', metadata={}, data={k:'...'}) for k in ('image/png', pages.widget)]
+    image,view,both = [dict(output_type='display_data', metadata={}, data={k:'...' for k in ks}) for ks in (['image/png'], [pages.widget,'text/plain'], [pages.widget,'image/png'])]
     notebook(tmp_path/'07_More_things.ipynb', ('# More things\n\n> Of `f`', None), ('#| hide\nsecret = 1', []), ('#| echo: false\nplot()', [image]),
-        ('#| code-fold: true\n#| slow\nx = 1 #| hide_line\ny = 2', []), ('#| hide\nnbdev_export()', []), ('slider()', [view, image]))
+        ('#| code-fold: true\n#| slow\nx = 1 #| hide_line\ny = 2', []), ('#| hide\nnbdev_export()', []), ('slider()', [view, image, both]))
     p = pages.Page(tmp_path/'07_More_things.ipynb')
     assert (p.page, p.title, p.subtitle, p.module)==('more_things', '07 More things', 'Of `f`', None)
     cells = pages.lesson(p.cells, names)
     assert [c.source for c in cells]==['# More things\n\n> Of {py:obj}`f <lib.m.f>`', 'plot()', 'y = 2', 'slider()']
     assert [c.metadata['tags'] for c in cells[1:]]==[['remove-input'], ['slow','hide-input'], []]
-    assert [o['data'] for o in cells[-1].outputs]==[image['data']]
+    assert [o['data'] for o in cells[-1].outputs]==[image['data']]*2
 
 
 def test_sidebar():
