@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser export outputs lab slow bench
+.PHONY: help install demo test test-browser export outputs docs lab slow bench
 
 help:                ## Print this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -34,6 +34,9 @@ export: $(STAMP)     ## Notebooks -> package, cleaned notebooks and README.md
 
 outputs: $(STAMP)    ## Run all notebooks and store their outputs
 	python docs/execute.py
+
+docs: $(STAMP)       ## Build the site into _docs/ from the notebooks, as they are stored
+	python docs/website.py
 
 lab: $(STAMP)        ## Open JupyterLab on nbs/
 	jupyter lab nbs

@@ -13,8 +13,25 @@ from .data import check_size
 __all__ = ['conv', 'convt', 'Encoder', 'Decoder', 'Generator', 'Discriminator', 'init_weights', 'call_constant', 'GANomaly']
 
 # %% ../nbs/01_networks.ipynb #37230f38
-def conv(ni, nf, ks=4, stride=2, padding=1): return nn.Conv2d(ni, nf, ks, stride, padding, bias=False)
-def convt(ni, nf, ks=4, stride=2, padding=1): return nn.ConvTranspose2d(ni, nf, ks, stride, padding, bias=False)
+def conv(
+    ni:int, # Channels in
+    nf:int, # Channels out
+    ks:int=4, # Side of the kernel
+    stride:int=2, # 2 halves the sides of the image
+    padding:int=1 # Zeros at every edge
+)->nn.Conv2d: # Without bias
+    "Convolution that halves the sides of an image"
+    return nn.Conv2d(ni, nf, ks, stride, padding, bias=False)
+
+def convt(
+    ni:int, # Channels in
+    nf:int, # Channels out
+    ks:int=4, # Side of the kernel
+    stride:int=2, # 2 doubles the sides of the image
+    padding:int=1 # Of the convolution that this one turns round
+)->nn.ConvTranspose2d: # Without bias
+    "Transposed convolution that doubles the sides of an image"
+    return nn.ConvTranspose2d(ni, nf, ks, stride, padding, bias=False)
 
 # %% ../nbs/01_networks.ipynb #b2302d38
 def _encoder_layers(size, n_out, nc, nf, n_extra):

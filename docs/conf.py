@@ -1,0 +1,44 @@
+"Sphinx's settings. The pages are made by pages.py; website.py runs both."
+import inspect, re, sys
+from importlib import import_module
+from importlib.util import find_spec
+from operator import attrgetter
+from pathlib import Path
+here = Path(__file__).parent
+sys.path.insert(0, str(here))
+from pages import cfg
+
+project,author,copyright,version,language = cfg.title,cfg.author,cfg.copyright,cfg.version,'en'
+extensions = ['myst_nb','sphinx_copybutton','sphinx.ext.linkcode']
+nitpicky = True
+suppress_warnings = ['toc.not_included']    # solutions of the course are reached from its lessons
+exclude_patterns = ['notebooks']            # the originals, to download
+
+nb_execution_mode = 'off'                   # outputs as stored
+nb_merge_streams = True
+nb_code_prompt_show,nb_code_prompt_hide = 'Show the code','Hide the code'
+nb_ipywidgets_js = {}                       # nothing from other hosts
+myst_enable_extensions = ['amsmath','attrs_block','attrs_inline','colon_fence','dollarmath']
+myst_heading_anchors = 4
+mathjax_path = 'tex-svg.js'                 # what JupyterLab draws formulas with, from a pip package
+
+html_theme = 'sphinx_book_theme'
+html_title = cfg.title
+html_logo = html_favicon = 'static/logo.svg'
+html_static_path = ['static', str(Path(find_spec('sphinx-mathjax-offline').origin).parent/'static'/'mathjax'/mathjax_path)]
+html_css_files = ['site.css']
+html_copy_source = html_use_index = html_domain_indices = False
+html_context = {'default_mode':'auto'}
+html_theme_options = dict(repository_url=cfg.git_url, use_repository_button=True, use_download_button=False, use_fullscreen_button=False, show_toc_level=2,
+    logo={'text':cfg.title}, navbar_start=[], navbar_center=[], navbar_end=[], navbar_persistent=[], pygments_light_style='a11y-high-contrast-light', pygments_dark_style='github-dark')
+add_module_names = False
+toc_object_entries_show_parents = 'hide'
+
+def linkcode_resolve(domain, info):
+    "The lines of an object in the repository"
+    mod = import_module(info['module'])
+    obj = attrgetter(info['fullname'])(mod)
+    obj = inspect.unwrap(getattr(obj, 'fget', None) or obj)
+    try: lines,start = inspect.getsourcelines(obj)
+    except (TypeError,OSError): lines,start = [],1+next(i for i,l in enumerate(inspect.getsourcelines(mod)[0]) if re.match(rf'{info["fullname"]}\b *=', l)) # a variable
+    return f'{cfg.git_url}/blob/{cfg.branch}/{mod.__name__.replace(".", "/")}.py#L{start}' + f'-L{start+len(lines)-1}'*bool(lines)

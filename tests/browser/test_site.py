@@ -1,0 +1,109 @@
+"Every page of the site as a reader sees it, at the width of a desk and of a phone, without a network."
+import json, subprocess, sys, threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+import pytest
+
+root = Path(__file__).parent.parent.parent
+site = root/'_docs'
+desk,phone = dict(width=1280, height=900),dict(width=390, height=844)
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args): pass
+
+
+@pytest.fixture(scope='module')
+def url(browser):
+    "Address of the site, which is built if something is newer than it"
+    sources = [f for o in ('nbs','docs','ganomaly_nb') for f in (root/o).rglob('*') if '__pycache__' not in f.parts] + [root/'settings.ini']
+    if not (site/'index.html').exists() or max(f.stat().st_mtime for f in sources)>(site/'index.html').stat().st_mtime:
+        r = subprocess.run([sys.executable, 'docs/website.py'], cwd=root, capture_output=True, text=True)
+        assert r.returncode==0, r.stdout[-3000:]+r.stderr[-6000:]
+    server = ThreadingHTTPServer(('localhost',0), partial(Quiet, directory=site))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f'http://localhost:{server.server_port}'
+    server.shutdown()
+
+
+@pytest.fixture
+def visit(page, url):
+    "Open a page of the site; bad requests are added to the errors"
+    page.on('request', lambda r: page.errors.append(f'asks another host: {r.url}') if not r.url.startswith((url,'data:')) else None)
+    page.on('response', lambda r: page.errors.append(f'{r.status} {r.url}') if r.status>=400 else None)
+    def f(path):
+        page.goto(f'{url}/{path}')
+        page.evaluate('window.MathJax ? MathJax.startup.promise : 0')
+        return page
+    return f
+
+
+look = """() => {
+    const all = s => [...document.querySelectorAll(s)], wide = document.documentElement.scrollWidth - window.innerWidth
+    return [wide>0 && `${wide} pixels too wide`,
+        ...all('img').map(i => !(i.complete && i.naturalWidth) && `no image ${i.src}`),
+        ...all('.math').map(m => (m.querySelectorAll('mjx-container').length!=1 || m.querySelector('[data-mml-node=merror], [fill=red]')) && `formula ${m.textContent}`),
+        !document.querySelector('h1') && 'no title'].filter(o => o)
+}"""
+
+
+def test_every_page(visit):
+    "No horizontal scroll, no missing image, formulas drawn, no error in the console, nothing from another host"
+    bad = {}
+    for path in sorted(p.relative_to(site).as_posix() for p in site.rglob('*.html') if '_static' not in p.parts):
+        page = visit(path)
+        for size in (desk, phone):
+            page.set_viewport_size(size)
+            if found := page.evaluate(look)+page.errors: bad[f'{path} at {size["width"]}'] = found
+            page.errors.clear()
+    assert bad=={}
+    assert len(list(site.rglob('*.html')))>len(list((root/'nbs').glob('*.ipynb')))
+
+
+def test_notebook_pages(visit):
+    "To Colab, to the file itself, to the neighbours, and code that can be copied"
+    from nbdev.config import get_config
+    cfg = get_config(path=root)
+    page = visit('losses.html')
+    assert page.get_by_role('link', name='Open in Colab').get_attribute('href')==f'https://colab.research.google.com/github/{cfg.user}/{cfg.repo}/blob/{cfg.branch}/nbs/02_losses.ipynb'
+    with page.expect_download() as d: page.get_by_role('link', name='download this notebook').click()
+    assert json.loads(Path(d.value.path()).read_text())==json.loads((root/'nbs'/'02_losses.ipynb').read_text())
+    assert page.locator('.prev-next-area a').count()==2
+    assert page.locator('button.copybtn').count()>=page.locator('div.cell_input').count()>10
+    assert [o.strip() for o in page.locator('.bd-sidebar-primary .caption').all_inner_texts()]==['Learn','Results','Reference']
+
+
+def test_names_lead_to_entries(visit):
+    "A name in a text leads to its entry, the entry to its source and back to the notebook, as does nbdev's `doc`"
+    from nbdev.doclinks import NbdevLookup
+    page = visit('index.html')
+    page.locator('a', has_text='AnomalyDataLoaders.from_folder').first.click()
+    entry = page.locator('dl', has=page.locator('[id="ganomaly_nb.data.AnomalyDataLoaders.from_folder"]'))
+    assert page.url.endswith('reference/ganomaly_nb.data.html#ganomaly_nb.data.AnomalyDataLoaders.from_folder')
+    assert [o.inner_text() for o in entry.locator('th').all()]==['','Type','Default','Details'] and 'held_out' in entry.inner_text()
+    source = entry.get_by_role('link', name='[source]').get_attribute('href')
+    path,lines = source.partition('/blob/main/')[2].split('#')
+    first,last = (int(o[1:]) for o in lines.split('-'))
+    code = (root/path).read_text().splitlines()[first-1:last]
+    assert any('def from_folder(' in l for l in code[:3]) and code[-1].strip().startswith('return')
+    entry.get_by_role('link', name='00 Data').click()
+    assert page.url.endswith(anchor := 'data.html#anomalydataloaders.from_folder') and NbdevLookup().doc('AnomalyDataLoaders.from_folder').endswith(anchor)
+    assert page.evaluate('document.getElementById("anomalydataloaders.from_folder").getBoundingClientRect().top')<desk['height']
+
+
+def test_search(visit):
+    page = visit('search.html?q=ganomaly_learner')
+    page.locator('.search a', has_text='ganomaly_learner').first.wait_for()
+    assert 'reference/ganomaly_nb.learner.html#ganomaly_nb.learner.ganomaly_learner' in page.locator('.search a').first.get_attribute('href')
+
+
+def test_dark(visit):
+    "The dark mode is dark, and figures stand on white"
+    page = visit('evaluation.html')
+    def light(css): return page.evaluate("s => Math.max(...getComputedStyle(document.querySelector(s)).backgroundColor.match(/[0-9]+/g).slice(0,3))", css)
+    assert light('body')>240
+    page.emulate_media(color_scheme='dark')
+    page.reload()
+    assert light('body')<40 and light('.cell_output img')==255
+    assert page.errors==[]

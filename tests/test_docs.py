@@ -1,0 +1,96 @@
+"What makes the pages of the site, without a browser (tests/browser/test_site.py opens them)."
+import inspect, json, subprocess, sys
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace as NS
+import pytest
+
+root = Path(__file__).parent.parent
+sys.path.insert(0, str(root/'docs'))
+import pages, website
+
+names = {'f':'lib.m.f', 'C.run':'lib.m.C.run', 'lib.m':'lib.m'}
+
+
+@pytest.mark.parametrize('text,linked', [
+    ('Call `f`.', 'Call {py:obj}`f <lib.m.f>`.'),
+    ('`f()` and `C.run`', '{py:obj}`f() <lib.m.f>` and {py:obj}`C.run <lib.m.C.run>`'),
+    ("`f('x', 2)`", "{py:obj}`f('x', 2) <lib.m.f>`"),
+    ('`f(x)+1`, `g`, f, ``f``, [`f`](x.md), {py:obj}`f`', None),
+    ('# About `f`\n`lib.m`', '# About `f`\n{py:obj}`lib.m <lib.m>`'),
+    ('```python\n`f`\n```\n`f`', '```python\n`f`\n```\n{py:obj}`f <lib.m.f>`'),
+    ('[00 data](00_data.ipynb), [a](../03_training.ipynb#the-step)', '[00 data](data.ipynb), [a](../training.ipynb#the-step)'),
+    ('[b](course/01_one_class.ipynb), [c](00_syllabus.md)', '[b](course/one_class.ipynb), [c](syllabus.md)'),
+    ('[c](https://host/00_data.ipynb), [d](data.csv)', None)])
+def test_link(text, linked): assert pages.link(text, names)==(linked or text)
+
+
+def notebook(path, *cells):
+    "Write a notebook of (source, outputs or None for text)"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cells = [dict(cell_type='markdown' if o is None else 'code', source=s, metadata={}, **({} if o is None else dict(outputs=o, execution_count=None))) for s,o in cells]
+    path.write_text(json.dumps(dict(cells=cells, metadata={}, nbformat=4, nbformat_minor=5)))
+
+
+def test_lesson(tmp_path, monkeypatch):
+    "nbdev's directives take effect and are not seen; what needs a kernel is left out"
+    monkeypatch.setattr(pages, 'cfg', NS(nbs_path=tmp_path, lib_name='lib'))
+    image,view,both = [dict(output_type='display_data', metadata={}, data={k:'...' for k in ks}) for ks in (['image/png'], [pages.widget,'text/plain'], [pages.widget,'image/png'])]
+    notebook(tmp_path/'07_More_things.ipynb', ('# More things\n\n> Of `f`', None), ('#| hide\nsecret = 1', []), ('#| echo: false\nplot()', [image]),
+        ('#| code-fold: true\n#| slow\nx = 1 #| hide_line\ny = 2', []), ('#| hide\nnbdev_export()', []), ('slider()', [view, image, both]))
+    p = pages.Page(tmp_path/'07_More_things.ipynb')
+    assert (p.page, p.title, p.subtitle, p.module)==('more_things', '07 More things', 'Of `f`', None)
+    cells = pages.lesson(p.cells, names)
+    assert [c.source for c in cells]==['# More things\n\n> Of {py:obj}`f <lib.m.f>`', 'plot()', 'y = 2', 'slider()']
+    assert [c.metadata['tags'] for c in cells[1:]]==[['remove-input'], ['slow','hide-input'], []]
+    assert [o['data'] for o in cells[-1].outputs]==[image['data']]*2
+
+
+def test_sidebar():
+    "Where a page stands follows from its folder and from whether it makes a module"
+    def page(path, module=None): return NS(rel=Path(path), page=pages.page_of(path), module=module)
+    ps = [page('course/01_a.ipynb'), page('course/00_syllabus.md'), page('course/solutions/01_a.ipynb'), page('00_data.ipynb', 'data'), page('13_three.ipynb'), page('30_runs.ipynb', 'runs'), page('index.ipynb')]
+    assert [[p.page for p in part] for part in pages.sidebar(ps)]==[['course/syllabus','data','runs'], ['three'], ['course/a']]
+    assert [[p.page for p in part] for part in pages.sidebar(ps[:1]+ps[2:])]==[['course/a','data','runs'], ['three'], []]
+
+
+def test_table():
+    "Types, defaults and docments; what would break the table is escaped"
+    def f(
+        x:str|None, # Name of `<kind>` | <b>
+        g=len, # A function
+        **kwargs
+    )->list: # Names
+        "Do"
+    assert pages.table(f).splitlines()[2:]==[r'| `x` | `str \| None` |  | Name of `<kind>` \| &lt;b> |', '| `g` | `builtin_function_or_method` | `len` | A function |', '| `kwargs` |  |  |  |', '| *returns* | `list` |  | Names |']
+    assert pages.table(lambda: 0)==''
+    assert pages.signature(inspect.signature(f))=='(x, g=len, **kwargs)'
+
+
+def test_everything_has_an_entry():
+    "Each exported name, and methods patched in or documented in the body of a class"
+    ps = pages.pages()
+    syms = pages.symbols(ps)
+    for p in ps:
+        if p.module: assert {n for n in import_module(p.module).__all__ if f'{p.module}.{n}' not in syms}==set()
+    assert {'ganomaly_learner', 'AnomalyLearner.calibrate', 'AnomalyDataLoaders.from_digits', 'AnomalyInterpretation.from_learner', 'mnist_stats', 'ganomaly_nb.data'}<=set(syms)
+    assert len({p.page for p in ps})==len(ps), 'two notebooks of one name'
+
+
+def test_broken_links(tmp_path):
+    (tmp_path/'sub').mkdir()
+    (tmp_path/'a.html').write_text('<h1 id="top"></h1><a href="sub/b.html#x">, <a href="#top">, <a href="https://host/gone">, <img src="sub/pic.png">')
+    (tmp_path/'sub'/'b.html').write_text('<p id="x"></p><a href="../a.html?q=1#top">')
+    (tmp_path/'sub'/'pic.png').touch()
+    assert website.broken_links(tmp_path)==[]
+    (tmp_path/'sub'/'b.html').write_text('<a href="../a.html#end">, <a href="gone.html">')
+    (tmp_path/'sub'/'pic.png').unlink()
+    assert website.broken_links(tmp_path)==['a.html: sub/b.html#x', 'a.html: sub/pic.png', 'sub/b.html: ../a.html#end', 'sub/b.html: gone.html']
+
+
+def test_nbdev_docs(env):
+    "What `nbdev_docs` does before it calls Quarto. It runs every cell with an import and nothing before it, so such a cell cannot use what others made"
+    code = ('from nbdev.doclinks import nbglob; from nbdev.processors import FilterDefaults; from execnb.nbio import read_nb\n'
+            'for p in nbglob(as_path=True): FilterDefaults()(read_nb(p))')
+    r = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], cwd=root, env=env, capture_output=True, text=True)
+    assert r.returncode==0, r.stderr[-3000:]
