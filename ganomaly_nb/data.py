@@ -337,11 +337,13 @@ def from_mnist(cls:AnomalyDataLoaders,
     path=None, # A torchvision root (holds `MNIST/raw`); None: fastai's data folder, downloaded once
     abnormal:int=2, # The digit that is the anomaly, 0 to 9
     size:int=32, # Side in pixels
+    name:str='MNIST', # 'MNIST', or another data set in files of its format: 'FashionMNIST' or 'KMNIST'
     **kwargs
 )->AnomalyDataLoaders: # Loaders of grey images
-    "MNIST, 70,000 digits"
+    "MNIST, 70,000 digits, or one of the data sets that imitate its format"
     check_size(size)
-    x,y,official,_ = _torchvision('MNIST', path, 'MNIST/raw')
+    if name not in ('MNIST','FashionMNIST','KMNIST'): raise ValueError(f"name must be 'MNIST', 'FashionMNIST' or 'KMNIST', found {name!r}")
+    x,y,official,_ = _torchvision(name, path, f'{name}/raw')
     return cls.from_labelled(resize(torch.from_numpy(x).unsqueeze(1), [size,size], antialias=True), y.tolist(), abnormal, official, **kwargs)
 
 # %% ../nbs/00_data.ipynb #121c589a

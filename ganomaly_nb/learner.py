@@ -26,10 +26,14 @@ class AnomalyLearner(Learner):
     "A `Learner` whose predictions are anomaly scores, with a threshold calibrated on held-out normals"
     calibration = None # The `Calibration` of the present weights, if there is one
 
+    def _forget(self): # The weights change: what was fitted to them is void
+        self.calibration = None
+        if hasattr(self, 'scorer') and hasattr(self.scorer.score_func, 'reset'): self.scorer.score_func.reset()
+
     @delegates(Learner.fit)
     def fit(self, n_epoch, *args, **kwargs):
         "Train; the threshold must be calibrated anew. After Ctrl-C or an error the learner stays usable"
-        self.calibration = None
+        self._forget()
         try: super().fit(n_epoch, *args, **kwargs)
         except BaseException:
             if self.opt is not None: self.opt.zero_grad()
@@ -40,7 +44,7 @@ class AnomalyLearner(Learner):
     @delegates(Learner.load)
     def load(self, file, *args, **kwargs):
         "Load weights; the threshold must be calibrated anew"
-        self.calibration = None
+        self._forget()
         try: return super().load(file, *args, **kwargs)
         except FileNotFoundError: raise
         except Exception as e: raise ValueError(f'{file} holds no weights for this learner: {str(e).strip().splitlines()[-1].strip()}') from None
@@ -49,9 +53,22 @@ class AnomalyLearner(Learner):
     def get_preds(self, ds_idx=1, dl=None, *, reorder=True, **kwargs):
         "Scores (N,) and labels (N,), or None where there are no labels"
         dl = self.dls[ds_idx] if dl is None else dl
+        self.score_func # fitted, if it needs that
         one = len(getattr(dl, 'dataset', ()))==1 # fastai would turn a single score into a scalar, and fail to reorder it
         res = super().get_preds(dl=dl, reorder=reorder and not one, **kwargs)
         return tuple(o[None] if one and isinstance(o, Tensor) and not o.ndim else o for o in res)
+
+# %% ../nbs/05_learner.ipynb #dffba68f
+@patch(as_prop=True)
+def score_func(self:AnomalyLearner):
+    "From what the model returns to scores (N,); fitted to the training normals if it needs that"
+    f = self.scorer.score_func
+    if getattr(f, 'fitted', True): return f
+    if not len(self.dls.train.dataset): raise ValueError('this score must be fitted to normals, but there are no training images')
+    d = self.dls.train.dataset
+    dl = self.dls.train.new(ImageSet(d.images, idxs=d.idxs[:10_000], stats=d.stats), shuffle=False, drop_last=False)
+    with evaluating(get_model(self.model)) as m: f.fit(torch.cat([f.difference(m(x)) for x, in dl]))
+    return f
 
 # %% ../nbs/05_learner.ipynb #f2ef6a00
 @delegates(Learner.__init__, but=['dls','model','loss_func','opt_func','moms','lr'])
@@ -84,15 +101,16 @@ def ganomaly_learner(
     w_con:float=50., # Weight of the contextual loss
     w_enc:float=1., # Weight of the encoder loss
     norm:str='code', # Distances of the authors' 'code' or of the 'paper', see notebook 02
-    score:str='l1', # Anomaly score: 'l1' (equation 5) or 'mse' (the authors' code)
+    score:str='l1', # Anomaly score: 'l1' (equation 5), 'mse' (the authors' code), or fitted to normals: 'mahalanobis' or 'activations', see notebook 04
     lr:float=2e-4, # Learning rate of Adam. The paper prints 2e-3; every version of its code has 2e-4
     cbs=None, # More callbacks
     **kwargs
 )->AnomalyLearner: # Ready to `fit`
     "A fastai `Learner` that trains GANomaly and predicts anomaly scores"
-    anomaly_score(torch.zeros(1,1), torch.zeros(1,1), score) # refuses an unknown score now, not after training
-    return anomaly_learner(dls, GANomaly, GANomalyLoss(w_adv, w_con, w_enc, norm), partial(code_score, score=score), nz, nf, n_extra, lr,
-                           cbs=[GANomalyCallback(), *L(cbs)], splitter=ganomaly_splitter, **kwargs)
+    make_score(None, score) # refuses an unknown score before anything is made
+    learn = anomaly_learner(dls, GANomaly, GANomalyLoss(w_adv, w_con, w_enc, norm), None, nz, nf, n_extra, lr, cbs=[GANomalyCallback(), *L(cbs)], splitter=ganomaly_splitter, **kwargs)
+    learn.scorer.score_func = make_score(learn.model, score)
+    return learn
 
 # %% ../nbs/05_learner.ipynb #1c159083
 @patch
@@ -129,7 +147,7 @@ def reconstruct(self:AnomalyLearner,
     "Images, reconstructions, anomaly maps and scores"
     with evaluating(get_model(self.model)) as m: out = m(dl.after_batch(to_device(dl.dataset[idxs], next(m.parameters()).device))[0])
     x,x_hat = [dl.decode(o).cpu() for o in out[:2]]
-    return x,x_hat,anomaly_map(x, x_hat),self.scorer.score_func(out).cpu()
+    return x,x_hat,anomaly_map(x, x_hat),self.score_func(out).cpu()
 
 @patch
 def show_results(self:AnomalyLearner,
@@ -181,6 +199,7 @@ def export(self:AnomalyLearner,
     if self.calibration is None and len(self.dls.valid.dataset):
         try: self.calibrate()
         except ValueError as e: warnings.warn(f'exported without a threshold: {e}')
+    self.score_func # fitted, if it needs that, while there are data
     part,dls,opt = out.with_suffix(f'.{os.getpid()}.part'),self.dls,self.opt
     try:
         with self.removed_cbs(self._grab_cbs(CSVLogger)): super(AnomalyLearner, self).export(part.relative_to(self.path) if not out.is_absolute() else part, **kwargs)

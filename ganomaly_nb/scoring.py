@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from fastai.basics import *
 
 # %% auto #0
-__all__ = ['anomaly_score', 'evaluating', 'ScoreCallback', 'code_score', 'scale_scores', 'quantile_threshold', 'conformal_p',
-           'conformal_threshold', 'Calibration', 'anomaly_map']
+__all__ = ['anomaly_score', 'evaluating', 'ScoreCallback', 'code_score', 'activation_difference', 'FittedScore', 'make_score',
+           'scale_scores', 'quantile_threshold', 'conformal_p', 'conformal_threshold', 'Calibration', 'anomaly_map']
 
 # %% ../nbs/04_scoring.ipynb #fa977135
 def anomaly_score(
@@ -43,7 +43,7 @@ class ScoreCallback(Callback):
     ): self.score_func = score_func
 
     def after_loss(self):
-        if not self.training: self.learn.pred = self.score_func(self.pred)
+        if not self.training and getattr(self.score_func, 'fitted', True): self.learn.pred = self.score_func(self.pred)
 
 def code_score(
     out:tuple, # What `GANomaly` returns: x, x_hat, z, z_hat
@@ -51,6 +51,55 @@ def code_score(
 )->Tensor: # Scores (N,)
     "`anomaly_score` of what GANomaly returns"
     return anomaly_score(*out[2:4], score)
+
+# %% ../nbs/04_scoring.ipynb #ff32deed
+def activation_difference(
+    encoder:nn.Module, # An `Encoder`
+    x:Tensor, # Images (N, C, H, W)
+    x_hat:Tensor # Their reconstructions, same shape
+)->Tensor: # (N, 4*k) for k feature maps in the last hidden layer
+    "Difference of the encoder's last hidden activations of images and reconstructions, averaged over the four quarters of the image"
+    h,h_hat = [F.adaptive_avg_pool2d(encoder.main[:-1](o), 2).flatten(1) for o in (x,x_hat)]
+    return h-h_hat
+
+# %% ../nbs/04_scoring.ipynb #b53ddcaf
+class FittedScore:
+    "How unusual is the difference between an image and its reconstruction? Mahalanobis distance, fitted to normals"
+    kinds = 'mahalanobis','activations'
+    def __init__(self,
+        model:nn.Module, # A `GANomaly`
+        kind:str='activations' # 'mahalanobis': of z - z_hat. 'activations': of `activation_difference`
+    ): self.model,self.kind,self.mean,self.whiten = model,kind,None,None
+
+    @property
+    def fitted(self): return self.mean is not None
+    def reset(self): self.mean = self.whiten = None # The weights have changed
+
+    def difference(self, out): # What `GANomaly` returns; gives (N, k)
+        x,x_hat,z,z_hat = out[:4]
+        return (z-z_hat if self.kind=='mahalanobis' else activation_difference(self.model.generator.encoder1, x.float(), x_hat.float())).float()
+
+    def fit(self, d): # Differences of normals (n, k)
+        from sklearn.covariance import ledoit_wolf
+        if len(d)<2: raise ValueError(f'a fitted score needs at least 2 normal images, found {len(d)}')
+        self.mean = d.mean(0)
+        cov = torch.from_numpy(ledoit_wolf((d-self.mean).double().cpu().numpy(), assume_centered=True)[0])
+        self.whiten = torch.linalg.inv(torch.linalg.cholesky(cov)).T.to(d)
+
+    def __call__(self, out): # What `GANomaly` returns; gives scores (N,), 0 or more
+        if not self.fitted: raise ValueError('this score must be fitted to normals first')
+        d = self.difference(out)
+        return ((d-self.mean.to(d.device))@self.whiten.to(d.device)).norm(dim=1)
+
+# %% ../nbs/04_scoring.ipynb #c10747e7
+def make_score(
+    model:nn.Module, # A `GANomaly`
+    score:str='l1' # 'l1', 'mse' (see `anomaly_score`), 'mahalanobis' or 'activations' (see `FittedScore`)
+): # From what the model returns to scores (N,)
+    "The score function of a name; raises `ValueError` if there is none"
+    known = ('l1','mse',*FittedScore.kinds)
+    if score not in known: raise ValueError(f'score must be one of {list(known)}, found {score!r}')
+    return FittedScore(model, score) if score in FittedScore.kinds else partial(code_score, score=score)
 
 # %% ../nbs/04_scoring.ipynb #9b7b57cc
 def scale_scores(

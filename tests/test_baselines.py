@@ -12,7 +12,7 @@ from ganomaly_nb.baselines.vae import vae_learner
 from ganomaly_nb.baselines.anogan import anogan_learner
 from ganomaly_nb.baselines.egbad import egbad_learner
 
-learners = dict(ganomaly=ganomaly_learner, vae=vae_learner, anogan=partial(anogan_learner, steps=60), egbad=egbad_learner)
+learners = dict(ganomaly=ganomaly_learner, activations=partial(ganomaly_learner, score='activations'), vae=vae_learner, anogan=partial(anogan_learner, steps=60), egbad=egbad_learner)
 
 
 def make(name, seed=0, epochs=1, n_train=None, abnormal=0, nf=8, **kwargs):

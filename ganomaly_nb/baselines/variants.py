@@ -41,12 +41,13 @@ class AnomalibLoss(GANomalyLoss):
         d = F.smooth_l1_loss(z, z_hat, reduction='none')
         return d.mean() if reduction=='mean' else d.mean(1)
 
-# %% ../../nbs/14_variants.ipynb #69be72e9
+# %% ../../nbs/14_variants.ipynb #dfa3e399
 def _swap(learn, arch, loss):
     "Another model class with the same weights, and another loss with the same weights of its terms"
     model,old = arch(**learn.model.args),learn.loss_func
     model.load_state_dict(learn.model.state_dict())
     learn.model,learn.loss_func = model,loss(old.w_adv, old.w_con, old.w_enc, old.norm)
+    if hasattr(learn.scorer.score_func, 'model'): learn.scorer.score_func.model = model
     return learn
 
 @delegates(ganomaly_learner)
