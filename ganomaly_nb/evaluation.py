@@ -238,7 +238,7 @@ class TestAUROCMonitorOnly(Callback):
     def __init__(self): self.history = []
     def before_fit(self): _check_scores(self.dls.test.dataset.y, np.zeros(len(self.dls.test.dataset)))
     def after_train(self):
-        with evaluating(get_model(self.learn.model)) as m: s = torch.cat([self.learn.score_func(m(x)).cpu() for x,_ in self.dls.test])
+        with evaluating(get_model(self.learn.model)) as m: s = torch.cat([self.learn.fitted_score(m(x)).cpu() for x,_ in self.dls.test])
         self.history.append(auroc(self.dls.test.dataset.y, s))
         print(f'epoch {self.epoch}: test AUROC {self.history[-1]:.3f} (monitor only)')
 

@@ -53,14 +53,14 @@ class AnomalyLearner(Learner):
     def get_preds(self, ds_idx=1, dl=None, *, reorder=True, **kwargs):
         "Scores (N,) and labels (N,), or None where there are no labels"
         dl = self.dls[ds_idx] if dl is None else dl
-        self.score_func # fitted, if it needs that
+        self.fitted_score # fitted, if it needs that
         one = len(getattr(dl, 'dataset', ()))==1 # fastai would turn a single score into a scalar, and fail to reorder it
         res = super().get_preds(dl=dl, reorder=reorder and not one, **kwargs)
         return tuple(o[None] if one and isinstance(o, Tensor) and not o.ndim else o for o in res)
 
 # %% ../nbs/05_learner.ipynb #dffba68f
 @patch(as_prop=True)
-def score_func(self:AnomalyLearner):
+def fitted_score(self:AnomalyLearner):
     "From what the model returns to scores (N,); fitted to the training normals if it needs that"
     f = self.scorer.score_func
     if getattr(f, 'fitted', True): return f
@@ -147,7 +147,7 @@ def reconstruct(self:AnomalyLearner,
     "Images, reconstructions, anomaly maps and scores"
     with evaluating(get_model(self.model)) as m: out = m(dl.after_batch(to_device(dl.dataset[idxs], next(m.parameters()).device))[0])
     x,x_hat = [dl.decode(o).cpu() for o in out[:2]]
-    return x,x_hat,anomaly_map(x, x_hat),self.score_func(out).cpu()
+    return x,x_hat,anomaly_map(x, x_hat),self.fitted_score(out).cpu()
 
 @patch
 def show_results(self:AnomalyLearner,
@@ -199,7 +199,7 @@ def export(self:AnomalyLearner,
     if self.calibration is None and len(self.dls.valid.dataset):
         try: self.calibrate()
         except ValueError as e: warnings.warn(f'exported without a threshold: {e}')
-    self.score_func # fitted, if it needs that, while there are data
+    self.fitted_score # fitted, if it needs that, while there are data
     part,dls,opt = out.with_suffix(f'.{os.getpid()}.part'),self.dls,self.opt
     try:
         with self.removed_cbs(self._grab_cbs(CSVLogger)): super(AnomalyLearner, self).export(part.relative_to(self.path) if not out.is_absolute() else part, **kwargs)
