@@ -44,5 +44,6 @@ lab: $(STAMP)        ## Open JupyterLab on nbs/
 slow: $(STAMP)       ## Also run the cells flagged slow, and cuda where there is a GPU (GANOMALY_DATA: the real images)
 	nbdev_test --flags "slow $$(python -c 'import torch; print("cuda"*torch.cuda.is_available())')" --n_workers 1 --do_print
 
-bench: $(STAMP)      ## Side-by-side timings, as ratios
+bench: $(STAMP)      ## Side-by-side timings as ratios, and X-ray scans a minute
 	python benchmarks/speed.py
+	python benchmarks/xray.py

@@ -63,9 +63,9 @@ def _pixels(
 # %% ../nbs/00_data.ipynb #6e423e42
 def load_image(
     src, # Path, PIL image, array (H, W) or (H, W, C), or tensor (C, H, W)
-    size:int=64, # Side of the result in pixels
+    size:int|None=64, # Side of the result in pixels; None: as large as it is
     nc:int=3 # Channels of the result: 1 (grey) or 3 (RGB)
-)->Tensor: # uint8 tensor of shape (nc, size, size)
+)->Tensor: # uint8 tensor of shape (nc, size, size), or (nc, H, W) without a size
     "Read any image as a square uint8 tensor; raises `ValueError` naming an image that cannot be read"
     if isinstance(src, (str,os.PathLike)):
         try:
@@ -76,7 +76,7 @@ def load_image(
     else: x = _plain(src, nc) if isinstance(src, Image.Image) else src
     x = _pixels(x)
     if x.shape[0]!=nc: raise ValueError(f'expected an image with {nc} channel{"s"*(nc>1)}, found {x.shape[0]}: shape {tuple(x.shape)}')
-    return resize(x.contiguous(), [size,size], antialias=True)
+    return x.contiguous() if size is None else resize(x.contiguous(), [size,size], antialias=True)
 
 # %% ../nbs/00_data.ipynb #89478c88
 def _digest(
@@ -92,6 +92,23 @@ def _digest(
     return h.hexdigest()
 
 # %% ../nbs/00_data.ipynb #e8a80c79
+def _once(
+    name:str, # Of the file: a digest of all that its content depends on
+    make, # Writes the file whose path it is given, and returns a report that JSON can hold
+    cache=None # Folder of the cache; None: `ganomaly_nb` in fastai's data folder
+)->tuple: # Path of the file; the report
+    "Let `make` write a file of the cache unless it is there: beside its name first, then renamed"
+    cache = Path(cache or fastai_path('data')/'ganomaly_nb'); cache.mkdir(parents=True, exist_ok=True)
+    out = cache/name
+    if not out.exists():
+        part = out.with_suffix(f'.{os.getpid()}.part')
+        try:
+            report = part.with_suffix('.report')
+            report.write_text(json.dumps(make(part))); report.replace(out.with_suffix('.json'))
+            part.replace(out)
+        finally: part.unlink(missing_ok=True)
+    return out,json.loads(out.with_suffix('.json').read_text())
+
 def _decode(files, size, nc, on_error, out):
     "Decode `files` into the `.npy` file `out`; return the indexes and messages of those left out"
     a,bad = np.lib.format.open_memmap(out, mode='w+', dtype=np.uint8, shape=(len(files),nc,size,size)),{}
@@ -113,18 +130,8 @@ def read_images(
 )->tuple: # Memory-mapped uint8 array (N, nc, size, size); dict from the index of each unreadable file to the reason
     "Decode `files` once into a memory-mapped array, keyed by their content"
     if on_error not in ('raise','skip'): raise ValueError(f"on_error must be 'raise' or 'skip', found {on_error!r}")
-    cache = Path(cache or fastai_path('data')/'ganomaly_nb'); cache.mkdir(parents=True, exist_ok=True)
-    out = cache/f'{_digest(files, size, nc, on_error)}.npy'
-    report = out.with_suffix('.json')
-    if not out.exists():
-        part = out.with_suffix(f'.{os.getpid()}.part')
-        try:
-            bad = _decode(files, size, nc, on_error, part)
-            reasons = part.with_suffix('.reasons')
-            reasons.write_text(json.dumps(bad)); reasons.replace(report)
-            part.replace(out)
-        finally: part.unlink(missing_ok=True)
-    return np.load(out, mmap_mode='c'),{int(i):e for i,e in json.loads(report.read_text()).items()}
+    out,bad = _once(f'{_digest(files, size, nc, on_error)}.npy', partial(_decode, files, size, nc, on_error), cache)
+    return np.load(out, mmap_mode='c'),{int(i):e for i,e in bad.items()}
 
 # %% ../nbs/00_data.ipynb #4d45943b
 class LazyImages:
