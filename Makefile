@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser export outputs lab slow bench
+.PHONY: help install demo test test-browser export outputs lab slow bench course-times
 
 help:                ## Print this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -43,3 +43,6 @@ slow: $(STAMP)       ## Also run the cells flagged slow, and cuda where there is
 
 bench: $(STAMP)      ## Side-by-side timings, as ratios
 	python benchmarks/speed.py
+
+course-times: $(STAMP) ## How long the course's notebooks need on one thread, for the instructor's page
+	python benchmarks/course.py
