@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser export outputs docs lab slow bench
+.PHONY: help install demo test test-browser export outputs docs lab slow bench course-times
 
 help:                ## Print this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -47,3 +47,6 @@ slow: $(STAMP)       ## Also run the cells flagged slow, and cuda where there is
 bench: $(STAMP)      ## Side-by-side timings as ratios, and X-ray scans a minute
 	python benchmarks/speed.py
 	python benchmarks/xray.py
+
+course-times: $(STAMP) ## How long the course's notebooks need on one thread, for the instructor's page
+	python benchmarks/course.py
