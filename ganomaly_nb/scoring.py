@@ -54,12 +54,12 @@ def code_score(
 
 # %% ../nbs/04_scoring.ipynb #ff32deed
 def activation_difference(
-    encoder:nn.Module, # An `Encoder`
+    generator:nn.Module, # A `Generator`
     x:Tensor, # Images (N, C, H, W)
     x_hat:Tensor # Their reconstructions, same shape
 )->Tensor: # (N, 4*k) for k feature maps in the last hidden layer
-    "Difference of the encoder's last hidden activations of images and reconstructions, averaged over the four quarters of the image"
-    h,h_hat = [F.adaptive_avg_pool2d(encoder.main[:-1](o), 2).flatten(1) for o in (x,x_hat)]
+    "Difference of the last hidden activations of the two encoders, averaged over the four quarters of the image"
+    h,h_hat = [F.adaptive_avg_pool2d(e.main[:-1](o), 2).flatten(1) for e,o in ((generator.encoder1,x), (generator.encoder2,x_hat))]
     return h-h_hat
 
 # %% ../nbs/04_scoring.ipynb #b53ddcaf
@@ -77,7 +77,7 @@ class FittedScore:
 
     def difference(self, out): # What `GANomaly` returns; gives (N, k)
         x,x_hat,z,z_hat = out[:4]
-        return (z-z_hat if self.kind=='mahalanobis' else activation_difference(self.model.generator.encoder1, x.float(), x_hat.float())).float()
+        return (z-z_hat if self.kind=='mahalanobis' else activation_difference(self.model.generator, x.float(), x_hat.float())).float()
 
     def fit(self, d): # Differences of normals (n, k)
         from sklearn.covariance import ledoit_wolf
