@@ -43,3 +43,4 @@ slow: $(STAMP)       ## Also run the cells flagged slow, and cuda where there is
 
 bench: $(STAMP)      ## Side-by-side timings, as ratios
 	python benchmarks/speed.py
+	python benchmarks/widgets.py
