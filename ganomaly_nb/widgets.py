@@ -4,7 +4,7 @@
 
 # %% ../nbs/40_widgets.ipynb #271f7ed4
 from __future__ import annotations
-import base64, html, io, itertools, time
+import base64, html, io, itertools, textwrap, time
 import pandas as pd, sklearn.metrics as skm
 from copy import copy
 from fastai.basics import *
@@ -12,7 +12,6 @@ from fastai.data.transforms import get_image_files
 from ipywidgets import Box, Dropdown, FileUpload, FloatSlider, HTML, Image, IntSlider, Layout, VBox
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 from PIL import Image as PILImage, UnidentifiedImageError
 from torchvision.transforms.v2.functional import gaussian_blur
 from .data import *
@@ -33,10 +32,10 @@ __all__ = ['score_all', 'borrow', 'examine', 'Panel', 'outcomes', 'switched', 't
 # %% ../nbs/40_widgets.ipynb #b8e53fcb
 def score_all(
     learn:AnomalyLearner, # The learner
-    dl:AnomalyDL # Loader of images, not shuffled
-)->Tensor: # Scores (N,), on the CPU
-    "Scores of all images of a loader, also in the middle of a training"
-    with evaluating(get_model(learn.model)) as m: return torch.cat([tensor([]), *[learn.scorer.score_func(m(b[0])).float().cpu() for b in dl]])
+    dl:AnomalyDL # Loader of images
+)->Tensor: # Scores (N,), in the order of its dataset, on the CPU
+    "Scores of all images of a loader, also in the middle of a training: not even random numbers are drawn"
+    return torch.cat([tensor([]), *[learn.reconstruct(dl, i)[3].float() for i in chunked(range(len(dl.dataset)), dl.bs)]])
 
 def borrow(
     learn:AnomalyLearner # Any learner of this package
@@ -85,7 +84,6 @@ class Panel(VBox):
         self.pictures = _flow(self.images, '8px')
         for fig in figures: FigureCanvasAgg(fig); fig.moving = [] # a canvas without a window
         self.refresh()
-        for fig in figures: fig.set_layout_engine('none') # laid out once
         for c in controls.values(): c.observe(self.refresh, 'value')
         super().__init__([_flow(list(controls.values()), '2px 20px'), self.text, self.pictures], layout=Layout(max_width='780px'))
 
@@ -93,47 +91,57 @@ class Panel(VBox):
         "Bring numbers and figures up to date; bad input becomes a message in place of the figures"
         try: self.facts = self.update(**{k:c.value for k,c in self.controls.items()})
         except (ValueError,OSError) as e: self.facts = {'error':str(e)}
-        words = ''.join(f'<span>{html.escape(k)} <b>{html.escape(str(v))}</b></span>' for k,v in self.facts.items())
-        self.text.value = f'<div role="status" style="display:flex;flex-wrap:wrap;gap:2px 24px;line-height:1.6">{words}</div>' # a screen reader says what changes
-        self.pictures.layout.display = 'none' if 'error' in self.facts else 'flex'
         for fig,image in zip(self.figures, self.images):
             if fig.stale or any(a.stale for a in fig.moving): image.value = _png(fig)
+        self.pictures.layout.display = 'none' if 'error' in self.facts else 'flex'
+        words = ''.join(f'<span>{html.escape(k)} <b>{html.escape(str(v))}</b></span>' for k,v in self.facts.items())
+        self.text.value = f'<div role="status" style="display:flex;flex-wrap:wrap;gap:2px 24px;line-height:1.6">{words}</div>' # a screen reader says what changes
 
-# %% ../nbs/40_widgets.ipynb #5d46127b
+# %% ../nbs/40_widgets.ipynb #b22f240d
+@patch(as_prop=True)
+def words(self:Panel): # The numbers as one line of text
+    return '; '.join(f'{k} {v}' for k,v in self.facts.items())
+
 @patch
 def static(self:Panel,
     width:int=720 # Pixels; a figure that does not fit beside the others goes below
 )->PILImage.Image: # On white, with a palette that keeps it small
-    "The figures as one picture"
-    ims,places,x,y,below = [PILImage.open(io.BytesIO(o.value)).convert('RGB') for o in self.images],[],0,0,0
+    "Numbers and figures as one picture"
+    lines = textwrap.wrap(self.words, width//6)
+    head = Figure(figsize=(width/80,.22*len(lines)+.08), dpi=80)
+    head.text(.01, .5, '\n'.join(lines), va='center', fontsize=9)
+    FigureCanvasAgg(head)
+    pngs,places,x,y,below = [_png(head)] + [o.value for o in self.images if 'error' not in self.facts],[],0,0,0
+    ims = [PILImage.open(io.BytesIO(o)).convert('RGB') for o in pngs]
     for im in ims:
         if x and x+im.width>width: x,y = 0,below
         places.append((x,y))
         x,below = x+im.width,max(below, y+im.height)
     out = PILImage.new('RGB', (max(p[0]+im.width for p,im in zip(places, ims)), below), 'white')
     for p,im in zip(places, ims): out.paste(im, p)
-    return out.quantize(256)
+    return out.quantize(128, PILImage.Quantize.MAXCOVERAGE)
 
 @patch
 def _repr_mimebundle_(self:Panel, **kwargs):
     "The live view, the picture, and the numbers as text"
-    f,words = io.BytesIO(),'; '.join(f'{k} {v}' for k,v in self.facts.items())
+    f = io.BytesIO()
     self.static().save(f, 'png', optimize=True)
     live = super(Panel, self)._repr_mimebundle_(**kwargs)
-    return {**live, 'text/plain':words, 'image/png':base64.b64encode(f.getvalue()).decode()},{'image/png':{'alt':words}}
+    return {**live, 'text/plain':self.words, 'image/png':base64.b64encode(f.getvalue()).decode()},{'image/png':{'alt':self.words}}
 
-# %% ../nbs/40_widgets.ipynb #6c00949e
-_wide = dict(style=dict(description_width='92px'), layout=Layout(width='340px', max_width='100%'))
+# %% ../nbs/40_widgets.ipynb #96762d31
+def _wide(name): return dict(description=name, tooltip=name, style=dict(description_width='92px'), layout=Layout(width='340px', max_width='100%'))
 
 def _slider(name, value, lo, hi, n):
     "A labelled slider of numbers from `lo` to `hi` in `n` steps"
     if not lo<=value<=hi: raise ValueError(f'{name} must lie between {lo:.4g} and {hi:.4g}, found {value}')
-    return FloatSlider(value, min=lo, max=hi, step=(hi-lo)/n, description=name, readout_format='.0f' if hi-lo>=100 else '.2f', **_wide)
+    step = (hi-lo)/n
+    return FloatSlider(value, min=lo, max=hi, step=step, readout_format=f'.{max(0, math.ceil(-math.log10(step)))}f', **_wide(name))
 
 def _picker(name, value, n):
     "A labelled slider of `n` positions"
     if not 0<=value<n: raise ValueError(f'{name} must be a position from 0 to {n-1}, found {value}')
-    return IntSlider(value, min=0, max=n-1, description=name, **_wide)
+    return IntSlider(value, min=0, max=n-1, **_wide(name))
 
 # %% ../nbs/40_widgets.ipynb #35de4053
 def _image_row(names, size, inches):
@@ -145,23 +153,24 @@ def _image_row(names, size, inches):
     for ax,name in zip(axs, names): ax.set(xticks=[], yticks=[]); ax.set_title(name, fontsize=8)
     def show(k, x, title=None):
         axs[k].set_visible(x is not None)
-        if x is not None: ims[k].set_data(x.permute(1,2,0).squeeze(-1) if x.ndim==3 else x)
+        if x is not None: ims[k].set_data((x.permute(1,2,0).squeeze(-1) if x.ndim==3 else x).numpy())
         if title is not None: axs[k].set_title(title, fontsize=8)
     return fig,show
 
-def _axes(width=3., height=1.6):
-    "A small figure with small letters, and its axes"
-    fig = Figure(figsize=(width,height), dpi=80, layout='tight')
+def _axes(width=3., height=1.6, left=.5):
+    "A small figure with small letters, and its axes, `left` inches from the edge"
+    fig = Figure(figsize=(width,height), dpi=80)
     ax = fig.subplots()
+    fig.subplots_adjust(left/width, .42/height, 1-.12/width, 1-.26/height)
     ax.tick_params(labelsize=7)
     for o in (ax.xaxis.label,ax.yaxis.label): o.set_size(8)
     return fig,ax
 
-def _legend(ax): ax.legend(fontsize=7, loc='lower left', bbox_to_anchor=(0,1), ncols=4, frameon=False)
+def _legend(ax): ax.legend(fontsize=7, loc='lower left', bbox_to_anchor=(0,1), ncols=4, frameon=False, columnspacing=1.2, handlelength=1.4)
 
 def _score_figure(cal, *names):
     "Histogram of the held-out normals with a mark for each name, and a function of as many scores"
-    fig,ax = _axes()
+    fig,ax = _axes(left=.15)
     ax.hist(cal.scores.numpy(), 30, color='tab:blue', alpha=.5)
     ax.axvline(cal.threshold, color='k', ls='--', lw=1, label='threshold')
     marks = [ax.axvline(cal.threshold, color=c, lw=2.5, label=name, animated=True) for name,c in zip(names, ('tab:orange','tab:green'))]
@@ -174,8 +183,8 @@ def _score_figure(cal, *names):
     return fig,mark
 
 def _images(learn, dl):
-    "A loader (None: the test set) in its own order; raises `ValueError` if it is empty"
-    dl = (learn.dls.test if dl is None else dl).new(shuffle=False, drop_last=False)
+    "A loader (None: the test set); raises `ValueError` if it is empty"
+    dl = learn.dls.test if dl is None else dl
     if not len(dl.dataset): raise ValueError('no images to show: this loader is empty')
     return dl
 
@@ -202,16 +211,16 @@ def switched(
 # %% ../nbs/40_widgets.ipynb #23dc50a7
 def _decision_figures(interp):
     "Histogram, ROC curve and confusion matrix, and a function of threshold, counts (2, 2) and their shares of each row"
-    (hist,a),(roc,b),(table,c) = [_axes(w, 2.1) for w in (3.7,2.3,2.4)]
+    (hist,a),(roc,b),(table,c) = [_axes(w, 2.1, left) for w,left in ((3.7,.55),(2.3,.5),(2.4,.7))]
     interp.plot_scores(a); interp.plot_roc(b)
-    line = a.axvline(0, color='tab:orange', lw=2.5, label='phi', animated=True); _legend(a)
+    line = a.axvline(interp.learn.calibration.threshold, color='tab:orange', lw=2.5, label='phi', animated=True); _legend(a)
     point, = b.plot([0], [0], 'o', ms=8, color='tab:orange', animated=True); b.legend(fontsize=7, loc='lower right')
     cells = c.imshow(np.zeros((2,2)), cmap='Blues', vmin=0, vmax=1.5)
     c.set(xticks=[0,1], xticklabels=['passed','flagged'], yticks=[0,1], yticklabels=interp.learn.dls.vocab)
     texts = [[c.text(j, i, '', ha='center', va='center', fontsize=9) for j in (0,1)] for i in (0,1)]
     def draw(phi, counts, rates):
         line.set_xdata([phi,phi]); point.set_data(*[[o] for o in rates[:,1]]); cells.set_data(rates)
-        for i,j in itertools.product((0,1), (0,1)): texts[i][j].set_text(f'{counts[i,j]}\\n{rates[i,j]:.1%}')
+        for i,j in itertools.product((0,1), (0,1)): texts[i][j].set_text(f'{counts[i,j]}\n{rates[i,j]:.1%}')
     return [hist,roc,table],draw
 
 def threshold_explorer(
@@ -234,11 +243,12 @@ def threshold_explorer(
         hint.set_visible(not moved)
         for k in range(n):
             if k>=len(moved): show(k, None)
-            else: show(k, _image(dl, moved[k]), f'{learn.dls.vocab[int(y[moved[k]])]} {s[moved[k]]:.1f}')
+            else: show(k, _image(dl, moved[k]), f'{learn.dls.vocab[int(y[moved[k]])]} {s[moved[k]]:.3g}')
         (_,false),(_,caught) = [[f'{o} of {c.sum()} ({r:.1%})' for o,r in zip(c, p)] for c,p in zip(counts, rates)]
-        return {'threshold':f'{phi:.2f}', 'false alarms':false, 'caught':caught, 'change sides':f'{len(moved)}{", now "+("flagged" if phi<ref else "passed") if moved else ""}'}
-    step = (s.max()-s.min()).item()/200
-    lo,hi = [ref+step*f((o.item()-ref)/step) for f,o in ((math.floor,s.min()), (math.ceil,s.max()))] # so that the slider can stop at `ref`
+        return {'threshold':f'{phi:.4g}', 'false alarms':false, 'caught':caught, 'change sides':f'{len(moved)}{", now "+("flagged" if phi<ref else "passed") if moved else ""}'}
+    lo,hi = min(s.min().item(), ref),max(s.max().item(), ref)
+    step = (hi-lo)/200
+    lo,hi = ref-step*math.ceil((ref-lo)/step),ref+step*math.ceil((hi-ref)/step) # so that the slider can stop at `ref`
     return Panel(dict(phi=_slider('threshold phi', ref if phi is None else phi, lo, hi, round((hi-lo)/step))), [*figs,row], update)
 
 # %% ../nbs/40_widgets.ipynb #0286a149
@@ -267,7 +277,7 @@ def _code_figure(learn, dl):
     "A point for each dimension of the code, z against z_hat, and a function of the position of the image; None without codes"
     try: coders(get_model(learn.model))
     except TypeError: return None
-    fig,ax = _axes(1.9)
+    fig,ax = _axes(1.8, 1.8)
     dots, = ax.plot([], [], '.', ms=4)
     ax.axline((0,0), slope=1, color='grey', lw=.7)
     ax.set(xlabel='$z$', ylabel=r'$\hat z$', aspect='equal')
@@ -287,7 +297,7 @@ def reconstruction_browser(
     dl = _images(learn, dl)
     order,y,vocab = score_all(learn, dl).argsort(descending=True, stable=True).tolist(),dl.dataset.y,learn.dls.vocab
     kinds = {'all':order} | ({} if y is None else {k:[i for i in order if y[i]==j] for j,k in enumerate(vocab)})
-    kind,rank = Dropdown(options=[k for k,v in kinds.items() if v], description='show', **_wide),_picker('rank', start, len(order))
+    kind,rank = Dropdown(options=[k for k,v in kinds.items() if v], **_wide('show')),_picker('rank', start, len(order))
     kind.observe(lambda _: rank.set_trait('max', len(kinds[kind.value])-1), 'value')
     row,show = _image_row(['input','rebuilt','difference'], learn.dls.size, 1.3)
     hist,mark = _score_figure(learn.calibration, 'this image')
@@ -299,10 +309,10 @@ def reconstruction_browser(
         mark(o.score)
         if z: z[1](i)
         truth = {} if y is None else {'it is':vocab[int(y[i])]}
-        return {'position':i, **truth, 'called':o.label, 'score':f'{o.score:.2f}', 'higher than':f'{o.percentile:.0f}% of held-out normals', 'p-value':f'{o.p_value:.3f}'}
+        return {'position':i, **truth, 'called':o.label, 'score':f'{o.score:.4g}', 'higher than':f'{o.percentile:.0f}% of held-out normals', 'p-value':f'{o.p_value:.3f}'}
     return Panel(dict(kind=kind, rank=rank), [row, hist, *([z[0]] if z else [])], update)
 
-# %% ../nbs/40_widgets.ipynb #b8d0e686
+# %% ../nbs/40_widgets.ipynb #f5a8201e
 def directions(
     z:Tensor, # Codes (N, nz)
     k:int=3 # How many
@@ -324,7 +334,25 @@ def latent_path(
         x = decode((z + t[:,None]*d).to(next(m.parameters()).device))
         return learn.dls.train.decode(x).float().cpu(),learn.scorer.score_func(m(x)).float().cpu()
 
-# %% ../nbs/40_widgets.ipynb #513cbac6
+# %% ../nbs/40_widgets.ipynb #fb61426e
+def _line_figure(learn, ts, name):
+    "Score curve and strip of images along a line through the codes, and a function of its start, direction, present place and score there"
+    fig,ax = _axes(2.9)
+    curve, = ax.plot([], []); point, = ax.plot([0], [0], 'o', ms=8, color='tab:orange', animated=True)
+    ax.axhline(learn.calibration.threshold, color='k', ls='--', lw=1, label='threshold'); _legend(ax)
+    ax.set(xlabel=name, ylabel='anomaly score', xlim=(ts[0].item(),ts[-1].item()))
+    shown = range(0, len(ts), 4)
+    strip,show = _image_row([f'{name} {ts[i]:.2g}' for i in shown], learn.dls.size, 6.3/len(shown))
+    drawn = []
+    def draw(z, d, t, s):
+        if not drawn or not all(map(torch.equal, drawn, (z,d))): # otherwise only the point moves
+            drawn[:] = z,d
+            xs,path = latent_path(learn, z, d, ts)
+            for k,i in enumerate(shown): show(k, xs[i])
+            curve.set_data(ts.numpy(), path.numpy()); ax.set_ylim(0, 1.1*max(path.max().item(), learn.calibration.threshold))
+        point.set_data([t], [s])
+    return fig,strip,draw
+
 def latent_walk(
     learn:AnomalyLearner, # A trained learner with an encoder: GANomaly, VAE or EGBAD
     dl:AnomalyDL|None=None, # Loader of images; None: `learn.dls.test`
@@ -332,36 +360,26 @@ def latent_walk(
     end:int=1, # Position of the image to which it leads
     k:int=3 # Principal directions to choose from
 )->Panel:
-    "Walk from the code of one image to that of another, or along a principal direction of the codes of training images"
-    coders(get_model(learn.model))
+    "Walk part of the way from the code of one image to that of another, and along a principal direction of the codes of training images"
     learn = borrow(learn)
+    coders(get_model(learn.model)) # has it any?
     dl,train = _images(learn, dl),learn.dls.train
-    main = directions(codes(learn, train, range(min(500, len(train.dataset))))[0], k)
-    ways,n,seen = ['to the other image'] + [f'along direction {i+1}' for i in range(k)],len(dl.dataset),{}
-    c = AttrDict(start=_picker('from image', start, n), end=_picker('to image', end, n), way=Dropdown(options=ways, description='walk', **_wide), t=_slider('t', .5, 0., 1., 60))
-    def on_way(_):
-        c.end.disabled = c.way.value!=ways[0]
-        c.t.min,c.t.max,c.t.value = (-3.,3.,0.) if c.end.disabled else (0.,1.,.5)
-        c.t.step = (c.t.max-c.t.min)/60
-    c.way.observe(on_way, 'value')
-    (here,show_here),(strip,show_strip) = _image_row([''], learn.dls.size, 1.3),_image_row(['']*7, learn.dls.size, 6.3/7)
-    fig,ax = _axes(5)
-    curve, = ax.plot([0], [0]); point, = ax.plot([0], [0], 'o', ms=8, color='tab:orange', animated=True)
-    ax.axhline(learn.calibration.threshold, color='k', ls='--', lw=1, label='threshold'); ax.set(xlabel='$t$', ylabel='anomaly score'); _legend(ax)
-    def update(start, end, way, t):
-        if seen.get('path')!=(start,end,way): # otherwise only the point and its image move
-            z = codes(learn, dl, [start,end])[0]
-            seen.update(path=(start,end,way), line=(z[0], z[1]-z[0] if way==ways[0] else main[ways.index(way)-1]))
-            ts = torch.linspace(c.t.min, c.t.max, 49)
-            xs,s = latent_path(learn, *seen['line'], ts)
-            for j,i in enumerate(range(0, 49, 8)): show_strip(j, xs[i], f't = {ts[i]:.2f}')
-            curve.set_data(ts, s); ax.set(xlim=(ts[0],ts[-1]), ylim=(0, 1.1*max(s.max().item(), learn.calibration.threshold)))
-        x,s = latent_path(learn, *seen['line'], tensor([t]))
-        show_here(0, x[0], f't = {t:.2f}'); point.set_data([t], s)
-        return {'t':f'{t:.2f}', 'score':f'{s.item():.2f}', 'called':learn.dls.vocab[int(learn.calibration.is_abnormal(s))]}
-    return Panel(c, [here,fig,strip], update)
+    main,n = directions(codes(learn, train, range(min(500, len(train.dataset))))[0], k),len(dl.dataset)
+    c = dict(start=_picker('from image', start, n), end=_picker('to image', end, n), way=_slider('way', .5, 0., 1., 50),
+             direction=Dropdown(options=[(str(i+1), i) for i in range(k)], **_wide('direction')), sd=_slider('deviations', 0., -3., 3., 60))
+    here,show_here = _image_row([''], learn.dls.size, 1.3)
+    lines = [_line_figure(learn, torch.linspace(lo, hi, 25), name) for lo,hi,name in ((0,1,'way'),(-3,3,'deviations'))]
+    def update(start, end, way, direction, sd):
+        z = codes(learn, dl, [start,end])[0]
+        d1,d2 = z[1]-z[0],main[direction]
+        x,s = latent_path(learn, z[0]+way*d1, d2, tensor([sd]))
+        show_here(0, x[0], 'here')
+        lines[0][2](z[0]+sd*d2, d1, way, s.item())
+        lines[1][2](z[0]+way*d1, d2, sd, s.item())
+        return {'way':f'{way:.2f}', 'deviations':f'{sd:.1f}', 'score':f'{s.item():.4g}', 'called':learn.dls.vocab[int(learn.calibration.is_abnormal(s))]}
+    return Panel(c, [here, *[l[0] for l in lines], *[l[1] for l in lines]], update)
 
-# %% ../nbs/40_widgets.ipynb #e278f7e1
+# %% ../nbs/40_widgets.ipynb #f41cb4ab
 def corrupt(
     x:Tensor, # Image (C, H, W) in [0, 1]
     occlusion:float=0., # Side of a grey square, in sides of the image
@@ -376,16 +394,16 @@ def corrupt(
     "Spoil an image with a square, a line, blur and noise"
     h,w = x.shape[-2:]
     v,u = torch.meshgrid(down-(torch.arange(h)+.5)/h, (torch.arange(w)+.5)/w-across, indexing='ij') # up and to the right of the centre
-    x = torch.where(torch.maximum(u.abs(), v.abs())<occlusion/2, .5, x)
+    if occlusion: x = x.lerp(torch.full_like(x, .5), math.prod(((occlusion/2-o.abs())*h+.5).clamp(0,1) for o in (u,v)))
     if stroke:
         a = math.radians(angle)
         along,off = u*math.cos(a)+v*math.sin(a),v*math.cos(a)-u*math.sin(a)
         distance = h*torch.hypot((along.abs()-stroke/2).clamp(min=0), off) # from the line, in pixels
-        x = torch.lerp(x, torch.full_like(x, float(x.mean()<.5)), (1.5-distance).clamp(0,1))
+        x = x.lerp(torch.full_like(x, float(x.mean()<.5)), (1.5-distance).clamp(0,1))
     if blur: x = gaussian_blur(x, [2*math.ceil(3*blur)+1]*2, [blur]*2)
     return (x + noise*torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))).clamp(0,1)
 
-# %% ../nbs/40_widgets.ipynb #30025e79
+# %% ../nbs/40_widgets.ipynb #9cc8deb7
 def corruption_lab(
     learn:AnomalyLearner, # A trained learner
     dl:AnomalyDL|None=None, # Loader of images; None: `learn.dls.test`
@@ -405,10 +423,10 @@ def corruption_lab(
         clean,spoilt = [examine(learn, learn.dls.test_dl([o])) for o in (x, corrupt(x, **amounts))]
         for k,o in enumerate((clean.x, spoilt.x, spoilt.x_hat, spoilt.map)): show(k, o)
         mark(spoilt.score, clean.score)
-        return {'clean':f'{clean.score:.2f}, {clean.label}', 'spoilt':f'{spoilt.score:.2f}, {spoilt.label}', 'p-value':f'{spoilt.p_value:.3f}'}
+        return {'clean':f'{clean.score:.4g}, {clean.label}', 'spoilt':f'{spoilt.score:.4g}, {spoilt.label}', 'p-value':f'{spoilt.p_value:.3f}'}
     return Panel(c, [row,hist], update)
 
-# %% ../nbs/40_widgets.ipynb #ff86172c
+# %% ../nbs/40_widgets.ipynb #62cc72bb
 def smooth_curve(
     v:list, # Values, one a step
     beta:float=.98, # Of the exponential smoothing
@@ -419,7 +437,7 @@ def smooth_curve(
     i = np.unique(np.linspace(0, len(v)-1, min(n, len(v))).round().astype(int))
     return i+1,v[i]
 
-# %% ../nbs/40_widgets.ipynb #b4abb954
+# %% ../nbs/40_widgets.ipynb #273f584d
 def _in_notebook():
     "Is there a kernel, and so a notebook that shows what is displayed?"
     from IPython import get_ipython
@@ -433,7 +451,7 @@ class TrainingDashboard(Callback):
         seconds:float=1. # Time between two drawings within an epoch
     ):
         self.n_shown,self.seconds = n_shown,seconds
-        self.losses,self.held_out,self.rebuilt,self.stage = {},[],None,{}
+        self.names,self.losses,self.held_out,self.rebuilt,self.stage = (),{},[],None,{}
         self._init_state()
     def _init_state(self): self.panel,self.handle,self.drawn = None,None,0.
 
@@ -443,14 +461,14 @@ class TrainingDashboard(Callback):
         if isinstance(get_model(self.learn.model), AnoGAN): raise TypeError('AnoGAN rebuilds an image by a search of hundreds of steps: too slow to watch while it trains')
         terms = [cb for cb in self.learn.cbs if isinstance(cb, TermsCallback)]
         if not terms: raise ValueError('no loss terms to show: this learner has no TermsCallback')
-        self.losses = terms[0].loss_terms
-        self.record(-1)
+        self.names,self.losses = self.learn.loss_func.names,terms[0].loss_terms
+        self.record(-1, scores=not self.held_out)
         if _in_notebook():
             from IPython.display import display
             if self.panel is None: self.panel = self.plot()
             self.handle = display(self.panel, display_id=True)
 
-# %% ../nbs/40_widgets.ipynb #351b4da0
+# %% ../nbs/40_widgets.ipynb #c09170cf
 @patch
 def record(self:TrainingDashboard,
     epoch:int, # The present one, from 0
@@ -488,32 +506,30 @@ def after_fit(self:TrainingDashboard):
     if self.handle is not None: self.handle.update(self.panel)
     self.handle = None
 
-# %% ../nbs/40_widgets.ipynb #80348359
+# %% ../nbs/40_widgets.ipynb #0a98592e
 @patch
 def plot(self:TrainingDashboard)->Panel:
     "What has been recorded so far, also in a script; raises `ValueError` before the first `fit`"
     if self.rebuilt is None: raise ValueError('nothing recorded yet: pass this callback to `fit`')
-    n,lines = len(self.rebuilt[0]),{}
-    figs,(scores,gen,disc) = zip(*[_axes(3, 1.9) for _ in range(3)])
-    quantiles = {q: scores.plot([], [], label=k, color='tab:blue', ls=ls)[0] for q,k,ls in ((.95,'95%','--'),(.5,'median','-'),(.05,'5%',':'))}
-    for ax,k in ((scores,'scores of held-out normals'),(gen,'losses'),(disc,'losses of the discriminator')): ax.set_xlabel(f'step; {k}')
-    for ax in (gen,disc): ax.set_yscale('log'); ax.yaxis.set(major_locator=LogLocator(subs=(1,2,5)), major_formatter='{x:g}', minor_formatter='')
-    _legend(scores)
+    n,of_d = len(self.rebuilt[0]),[k for k in self.names if k.startswith('d_')]
+    kinds = {'losses':[k for k in self.names if k not in of_d], 'losses of the discriminator':of_d, 'scores of held-out normals':['95%','median','5%']}
+    figs,lines = [],{}
+    for title,names in kinds.items():
+        if not names: continue
+        fig,ax = _axes(3, 1.9); figs.append(fig)
+        for k,ls in zip(names, ('--','-',':') if '5%' in names else ['-']*len(names)): lines[k], = ax.plot([], [], ls, lw=1, color='tab:blue' if '5%' in names else None, label=k)
+        ax.set_xlabel(f'step; {title}'); _legend(ax)
     (top,show_input),(bottom,show) = [_image_row([name]+['']*(n-1), self.rebuilt[0].shape[-1], 8.9/n) for name in ('input','rebuilt')]
     for i,x in enumerate(self.rebuilt[0]): show_input(i, x)
     def update():
-        for k,v in self.losses.items():
-            ax = disc if k.startswith('d_') else gen
-            if k not in lines: lines[k], = ax.plot([], [], lw=1, label=k); _legend(ax)
-            lines[k].set_data(*smooth_curve(v))
-            if v and min(v)<=0: ax.set_yscale('linear')
-        for q,line in quantiles.items(): line.set_data([i for i,_ in self.held_out], [s.quantile(q) for _,s in self.held_out])
-        for ax in (scores,gen,disc): ax.relim(); ax.autoscale_view()
+        for k,v in self.losses.items(): lines[k].set_data(*smooth_curve(v))
+        for k,q in (('95%',.95),('median',.5),('5%',.05)): lines[k].set_data([i for i,_ in self.held_out], [s.quantile(q).item() for _,s in self.held_out])
+        for fig in figs: fig.axes[0].relim(); fig.axes[0].autoscale_view()
         for i,x in enumerate(self.rebuilt[1]): show(i, x)
-        return self.stage | {k:f'{line.get_ydata()[-1]:.3g}' for k,line in lines.items()}
+        return self.stage | {k:f'{lines[k].get_ydata()[-1]:.3g}' for k,v in self.losses.items() if v}
     return Panel({}, [*figs,top,bottom], update)
 
-# %% ../nbs/40_widgets.ipynb #08747d1f
+# %% ../nbs/40_widgets.ipynb #8942ed63
 def read_upload(
     name:str, # What the file is called
     content:bytes # What is in it
@@ -534,8 +550,10 @@ def scorer(
     learn = borrow(learn)
     files = [] if folder is None else [(str(f.relative_to(folder)), f) for f in sorted(get_image_files(folder))]
     if folder is not None and not files: raise FileNotFoundError(f'no images in {folder}')
-    image,upload = Dropdown(options=files, description='image', **_wide),FileUpload(accept='image/*', description='Upload an image', layout=Layout(width='auto'))
-    def on_upload(_): image.options = [(f'{o["name"]} (uploaded)', (o['name'], bytes(o['content']))) for o in upload.value] + files # and the first is chosen
+    image,upload = Dropdown(options=files, **_wide('image')),FileUpload(accept='image/*', description='Upload an image', tooltip='Upload an image', layout=Layout(width='auto'))
+    def on_upload(_):
+        image.options = [(f'{o["name"]} (uploaded)', (o['name'], bytes(o['content']))) for o in upload.value] + files
+        image.index = 0
     upload.observe(on_upload, 'value')
     row,show = _image_row(['as the network sees it','rebuilt','difference'], learn.dls.size, 1.5)
     hist,mark = _score_figure(learn.calibration, 'this image')
@@ -544,5 +562,5 @@ def scorer(
         o = examine(learn, learn.dls.test_dl([read_upload(*image) if isinstance(image, tuple) else image]))
         for k,x in enumerate((o.x, o.x_hat, o.map)): show(k, x)
         mark(o.score)
-        return {'label':o.label, 'score':f'{o.score:.2f}', 'p-value':f'{o.p_value:.3f}', 'higher than':f'{o.percentile:.0f}% of held-out normals'}
+        return {'label':o.label, 'score':f'{o.score:.4g}', 'p-value':f'{o.p_value:.3f}', 'higher than':f'{o.percentile:.0f}% of held-out normals'}
     return Panel(dict(image=image, upload=upload), [row,hist], update)
