@@ -233,6 +233,8 @@ def threshold_explorer(
     learn = borrow(learn)
     dl,ref = _images(learn, dl),learn.calibration.threshold
     s,y = score_all(learn, dl),dl.dataset.y
+    lo,hi = min(s.min().item(), ref),max(s.max().item(), ref)
+    if not lo<hi: raise ValueError(f'no threshold to move: all scores are {lo:.4g}')
     figs,draw = _decision_figures(AnomalyInterpretation(learn, dl, s, y))
     row,show = _image_row(['']*n, learn.dls.size, 8.4/n)
     hint = row.text(.5, .5, 'move the slider: images that change sides appear here', ha='center', fontsize=9, color='grey')
@@ -246,7 +248,6 @@ def threshold_explorer(
             else: show(k, _image(dl, moved[k]), f'{learn.dls.vocab[int(y[moved[k]])]} {s[moved[k]]:.3g}')
         (_,false),(_,caught) = [[f'{o} of {c.sum()} ({r:.1%})' for o,r in zip(c, p)] for c,p in zip(counts, rates)]
         return {'threshold':f'{phi:.4g}', 'false alarms':false, 'caught':caught, 'change sides':f'{len(moved)}{", now "+("flagged" if phi<ref else "passed") if moved else ""}'}
-    lo,hi = min(s.min().item(), ref),max(s.max().item(), ref)
     step = (hi-lo)/200
     lo,hi = ref-step*math.ceil((ref-lo)/step),ref+step*math.ceil((hi-ref)/step) # so that the slider can stop at `ref`
     return Panel(dict(phi=_slider('threshold phi', ref if phi is None else phi, lo, hi, round((hi-lo)/step))), [*figs,row], update)

@@ -168,6 +168,9 @@ def test_bad_input(ganomaly):
     assert 'it is' not in reconstruction_browser(ganomaly, unlabelled).facts
     with pytest.raises(ValueError, match='no labels'): threshold_explorer(ganomaly, unlabelled)
     broken = make(epochs=1)
+    broken.scorer.score_func = lambda out: torch.zeros(len(out[0]))
+    with pytest.raises(ValueError, match='all scores are 0'): threshold_explorer(broken)
+    broken = make(epochs=1)
     with torch.no_grad(): next(broken.model.parameters()).fill_(float('nan'))
     with pytest.raises(ValueError, match='must be finite'): threshold_explorer(broken)
 
