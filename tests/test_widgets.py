@@ -125,15 +125,24 @@ def test_nothing_piles_up(ganomaly, photos):
     assert count()==before and before[2]==0
 
 
-def test_only_what_changed(ganomaly):
-    panel = threshold_explorer(ganomaly)
+def drawings(panel, act):
+    "How often each figure is drawn anew"
     counts = [0]*len(panel.figures)
     for i,f in enumerate(panel.figures):
-        def draw(i=i, f=f, do=f.canvas.draw): counts[i] += 1; do()
+        def draw(i=i, do=f.canvas.draw): counts[i] += 1; do()
         f.canvas.draw = draw
-    was = look(panel)[0]
-    panel.controls.phi.value += 5*panel.controls.phi.step
-    assert counts==[0,0,1,1] and all(a!=b for a,b in zip(was, look(panel)[0])) # line and point move, their figures are not drawn anew
+    act()
+    return counts
+
+
+def test_only_what_changed(ganomaly):
+    "Line, point and mark move without a new drawing of their figures"
+    panel = threshold_explorer(ganomaly)
+    was,phi = look(panel)[0],panel.controls.phi
+    assert drawings(panel, lambda: phi.set_trait('value', phi.value+5*phi.step))==[0,0,1,1] # histogram, ROC, table, images
+    assert all(a!=b for a,b in zip(was, look(panel)[0]))
+    panel = latent_walk(ganomaly)
+    assert drawings(panel, lambda: panel.controls.way.set_trait('value', .7))==[1,0,1,0,1]   # here, curves, strips: of the second direction only
 
 
 def test_options(ganomaly, photos):
