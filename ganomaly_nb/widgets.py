@@ -278,7 +278,7 @@ def _code_figure(learn, dl):
     "A point for each dimension of the code, z against z_hat, and a function of the position of the image; None without codes"
     try: coders(get_model(learn.model))
     except TypeError: return None
-    fig,ax = _axes(1.8, 1.8)
+    fig,ax = _axes(1.6)
     dots, = ax.plot([], [], '.', ms=4)
     ax.axline((0,0), slope=1, color='grey', lw=.7)
     ax.set(xlabel='$z$', ylabel=r'$\hat z$', aspect='equal')

@@ -26,7 +26,7 @@ def serve(path):
     settings = {'notebook-extension/tracker':{'windowingMode':'none'}, 'apputils-extension/notification':{'fetchNews':'false', 'checkForUpdates':False}}
     for name,value in settings.items(): # render all cells, ask for no news
         f = path/'settings'/'@jupyterlab'/f'{name}.jupyterlab-settings'
-        f.parent.mkdir(parents=True); f.write_text(json.dumps(value))
+        f.parent.mkdir(parents=True, exist_ok=True); f.write_text(json.dumps(value))
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
     own = {k:str(path/k.lower()) for k in ('JUPYTER_CONFIG_DIR','JUPYTER_RUNTIME_DIR','JUPYTERLAB_WORKSPACES_DIR','IPYTHONDIR','FASTAI_HOME')}
     env = {**os.environ, **own, 'JUPYTERLAB_SETTINGS_DIR':str(path/'settings'), 'PYTHONPATH':str(root), 'OMP_NUM_THREADS':'1'}
