@@ -10,8 +10,9 @@ def execute(path):
     "Run one notebook in its folder, top to bottom"
     nb = nbformat.read(path, as_version=4)
     for c in filter(flagged, nb.cells): c.metadata['tags'] = ['skip-execution']
-    NotebookClient(nb, timeout=1200, kernel_name='python3', resources={'metadata':{'path':str(path.parent)}}).execute()
+    NotebookClient(nb, timeout=1200, kernel_name='python3', store_widget_state=False, resources={'metadata':{'path':str(path.parent)}}).execute()
     for c in filter(flagged, nb.cells): del c.metadata['tags']
+    for o in (o for c in nb.cells for o in c.get('outputs', ())): o.get('data', {}).pop('application/vnd.jupyter.widget-view+json', None) # without a kernel its picture is shown
     nbformat.write(nb, path)
 
 if __name__=='__main__':
