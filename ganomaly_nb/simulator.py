@@ -153,13 +153,13 @@ def render(
     w:int, # Its width
     px_per_cm:float, # Resolution
     seed=0, # Number, or numpy generator, of the roughness of soft things
-    M=np.eye(3) # Where the thing lies, in cm
+    M=None # (3, 3) where the thing lies, in cm, see `pose`; None: as it is
 )->np.ndarray: # (2, h, w) optical depth at 60 and 100 keV
     "X-ray a thing, without noise"
     rng,depth = np.random.default_rng(seed),np.zeros((2,h,w), np.float32)
     cloth = _cloth(rng, max(h, w)+round(20*px_per_cm), px_per_cm) if any(s.material in _roughness for s in thing) else None
     for s in thing:
-        P = np.diag([px_per_cm,px_per_cm,1])@M@s.M
+        P = np.diag([px_per_cm,px_per_cm,1])@(np.eye(3) if M is None else M)@s.M
         at = s.corners@P[:2,:2].T+P[:2,2]
         (x0,y0),(x1,y1) = (np.floor(at.min(0))-1).clip(0, [w,h]).astype(int),(np.ceil(at.max(0))+1).clip(0, [w,h]).astype(int)
         if x0>=x1 or y0>=y1: continue
