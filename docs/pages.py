@@ -33,7 +33,8 @@ class Page:
         self.cells = NBProcessor(path, procs=procs, process=True).nb.cells if path.suffix=='.ipynb' else [mk_cell(path.read_text(encoding='utf-8'), cell_type='markdown')]
         text = '\n\n'.join(c.source for c in self.cells if c.cell_type=='markdown')
         title,self.subtitle = (''.join(re.findall(p, text, re.M)[:1]) for p in (r'^# +(.+)', r'^> *(.+)'))
-        self.title = title if title[:1].isdigit() else f'{"".join(re.findall(r"^[0-9]+", path.name))} {title}'.strip()
+        number = ''.join(re.findall(r'^[0-9]+', path.name)) if self.rel.parent==Path('.') else '' # the course counts its lessons itself
+        self.title = f'{number} {title}'.strip()
         exp = [c.directives_['default_exp'][0] for c in self.cells if 'default_exp' in c.get('directives_', ())]
         self.module = f'{cfg.lib_name}.{exp[0]}' if exp else None
         self.values = {} # of exported variables, as written
