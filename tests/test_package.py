@@ -17,16 +17,17 @@ def test_wheel(tmp_path, env):
     call('pip', 'wheel', '--quiet', '--no-deps', '--no-build-isolation', '--wheel-dir', tmp_path, root, env=env)
     wheel, = tmp_path.glob('*.whl')
     names = zipfile.ZipFile(wheel).namelist()
-    assert {f'ganomaly_nb/{m}.py' for m in ('data','networks','losses','training','scoring','learner','evaluation','baselines/__init__','baselines/vae','baselines/anogan','baselines/egbad')} <= set(names)
+    assert {f'ganomaly_nb/{m}.py' for m in ('data','networks','losses','training','scoring','learner','evaluation','xray','projection','simulator','experiments','widgets','course',
+                                            'baselines/__init__','baselines/vae','baselines/anogan','baselines/egbad','baselines/variants')} <= set(names)
     assert not [n for n in names if n.startswith(('nbs','tests','docs','benchmarks'))]
     meta = {Path(n).name: zipfile.ZipFile(wheel).read(n).decode() for n in names if n.endswith(('METADATA','entry_points.txt'))}
-    assert all(f'{c} =' in meta['entry_points.txt'] for c in ('ganomaly_train','ganomaly_score','ganomaly_demo'))
+    assert all(f'{c} =' in meta['entry_points.txt'] for c in ('ganomaly_train','ganomaly_score','ganomaly_demo','ganomaly_experiment'))
     needs = [l for l in meta['METADATA'].splitlines() if l.startswith('Requires-Dist') and 'extra ==' not in l]
     assert not [l for l in needs if 'nbdev' in l] and [l for l in needs if 'fastai' in l]
 
 
 def test_import_without_nbdev(env):
-    code = "import sys; sys.modules['nbdev']=None; sys.modules['execnb']=None; import ganomaly_nb.evaluation; print('fine')"
+    code = "import sys; sys.modules['nbdev']=None; sys.modules['execnb']=None; import ganomaly_nb.evaluation, ganomaly_nb.experiments, ganomaly_nb.simulator, ganomaly_nb.widgets, ganomaly_nb.course; print('fine')"
     out,err = call('python', '-c', code, env=env)
     assert out.strip()=='fine' and not err
 
@@ -58,7 +59,7 @@ def test_train_and_score(parts, tmp_path, env):
     for a,b in zip(rows[1:], again.splitlines()[1:]): assert a[0]==b.split(',')[0] and abs(float(a[1])-float(b.split(',')[1]))<1e-3
 
 
-@pytest.mark.parametrize('args,says', [(('ganomaly_score','none.pkl','.'),'no such model'), (('ganomaly_train','nowhere'),'no such folder'), (('ganomaly_train','.', '--size',20),'power of two')])
+@pytest.mark.parametrize('args,says', [(('ganomaly_score','none.pkl','.'),'no such model'), (('ganomaly_train','nowhere'),'no such folder'), (('ganomaly_train','.', '--size',20),'power of two'), (('ganomaly_experiment','r.csv','model=ganomoly'),'model must be one of')])
 def test_errors_are_one_line(args, says, env):
     _,err = call(*args, env=env, ok=False)
     assert says in err and 'Traceback' not in err
