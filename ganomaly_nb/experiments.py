@@ -211,9 +211,10 @@ def read_results(
     df = pd.read_csv(file, dtype=dict(abnormal=str), float_precision='round_trip')
     return df[df.error.isna()].drop(columns='error') if 'error' in df else df
 
-# %% ../nbs/30_experiments.ipynb #7df462aa
-def _job(group, path, weights, keep_scores):
+# %% ../nbs/30_experiments.ipynb #85048cda
+def _job(group, path, weights, keep_scores, known):
     "Rows of experiments that share a training. Rows with an error instead of results if they fail"
+    for here,there in zip((models,sources,scorings), known): here.update(there) # another process does not know what was added
     rows,learn = [],None
     for s in group:
         try:
@@ -231,7 +232,7 @@ def _keep(folder, s, a, y):
     with part.open('wb') as f: np.savez_compressed(f, scores=np.asarray(a, np.float16), y=np.asarray(y, np.uint8), settings=json.dumps(s, default=str))
     part.replace(file)
 
-# %% ../nbs/30_experiments.ipynb #03d74003
+# %% ../nbs/30_experiments.ipynb #f008c07e
 def run_grid(
     grid:dict|list, # As scikit-learn's `ParameterGrid`: a dictionary of lists of settings, or several
     file, # CSV file to which rows are added
@@ -247,7 +248,7 @@ def run_grid(
     jobs = {}
     for s in wanted:
         if _key(s) not in done: jobs.setdefault(_digest({k:v for k,v in s.items() if k not in _after_training}), []).append(s)
-    work = joblib.Parallel(n_jobs=n_jobs, return_as='generator_unordered')(joblib.delayed(_job)(g, path, weights, keep_scores) for g in jobs.values())
+    work = joblib.Parallel(n_jobs=n_jobs, return_as='generator_unordered')(joblib.delayed(_job)(g, path, weights, keep_scores, (models,sources,scorings)) for g in jobs.values())
     for rows in progress_bar(work, total=len(jobs)): add_rows(file, rows, replace=retry)
     return read_results(file) if file.exists() else pd.DataFrame()
 
