@@ -36,7 +36,7 @@ sources = dict(digits=AnomalyDataLoaders.from_digits, mnist=AnomalyDataLoaders.f
 scorings = {f'batch_{o}':partial(batch_statistics, order=o) for o in ('shuffled','normals_first')} # from a learner and a loader of test images to scores (N,)
 pixel_stats = dict(half=(.5,.5), mnist=mnist_stats)
 
-# %% ../nbs/30_experiments.ipynb #762e54e4
+# %% ../nbs/30_experiments.ipynb #63f4f81a
 def _defaults(f, but=()):
     "Names and default values of the parameters of `f`"
     return {k:p.default for k,p in inspect.signature(f).parameters.items() if p.default is not p.empty and k not in but}
@@ -50,8 +50,8 @@ def settings(
     model:str='ganomaly', # A name in `models`
     data:str='mnist', # A name in `sources`
     abnormal:str|int=2, # The class that is the anomaly
-    seed:int=0, # Of weights, batches and the choice of test images
-    split_seed:int|None=None, # Of the split; None: `seed`
+    seed:int=0, # Of the weights
+    split_seed:int|None=None, # Of the split, the order of the batches and the choice of test images; None: `seed`
     protocol:str='paper', # 'paper' or 'official', see notebook 00
     scoring:str|None=None, # The model's `score=`, or a name in `scorings`; None: the model's default
     epochs:int=15, # Epochs to train; the scores are those of the last one
@@ -150,10 +150,10 @@ def scores(
     elif 'score' in inspect.signature(func).parameters: learn.scorer.score_func = partial(func, score=scoring)
     with learn.no_bar(): return learn.get_preds(dl=dl)[0]
 
-# %% ../nbs/30_experiments.ipynb #1281e955
+# %% ../nbs/30_experiments.ipynb #ce1530b1
 def _measure(learn, s):
     "Scores, labels and the row's results"
-    dl,start = learn.dls.test if s['n_test'] is None else sample(learn.dls.test, s['n_test'], s['seed']),time.perf_counter()
+    dl,start = learn.dls.test if s['n_test'] is None else sample(learn.dls.test, s['n_test'], s['split_seed']),time.perf_counter()
     y,a = dl.dataset.y,scores(learn, dl, s['scoring'])
     return a,y,dict(score_seconds=round(time.perf_counter()-start, 1), test_images=len(y), abnormal_share=round(y.float().mean().item(), 4), auroc=auroc(y, a), auprc=auprc(y, a), eer=eer(y, a))
 
