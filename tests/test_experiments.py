@@ -32,11 +32,29 @@ def test_killed_and_continued(tmp_path, env):
     pd.testing.assert_frame_equal(in_order(read_results(tmp_path/'a.csv')), in_order(read_results(tmp_path/'b.csv')))
 
 
-def test_two_writers(tmp_path):
-    "Many processes that add rows at once: none is lost, none is there twice"
+def test_many_writers(tmp_path):
+    "Whoever adds rows at the same time: none is lost, none is there twice"
     row = settings(**small)
-    joblib.Parallel(n_jobs=4)(joblib.delayed(add_rows)(tmp_path/'r.csv', [{**row, 'seed':i%12, 'auroc':.5}]) for i in range(24))
-    assert sorted(read_results(tmp_path/'r.csv').seed)==list(range(12))
+    rows = [{**row, 'seed':i%60, 'auroc':.5} for i in range(120)]
+    joblib.Parallel(n_jobs=8, backend='threading')(joblib.delayed(add_rows)(tmp_path/'r.csv', [r]) for r in rows)
+    joblib.Parallel(n_jobs=2)(joblib.delayed(add_rows)(tmp_path/'r.csv', [{**r, 'seed':r['seed']+30}]) for r in rows[:60])
+    assert sorted(read_results(tmp_path/'r.csv').seed)==list(range(90))
+
+
+def test_stopped_while_writing(tmp_path, monkeypatch):
+    "A write that is cut short leaves the rows that were there"
+    row,file = settings(**small),tmp_path/'r.csv'
+    add_rows(file, [{**row, 'seed':i} for i in range(5)])
+    before = file.read_text()
+    def half(self, rows):
+        self.writerow(next(iter(rows)))
+        raise KeyboardInterrupt
+    monkeypatch.setattr('csv.DictWriter.writerows', half)
+    with pytest.raises(KeyboardInterrupt): add_rows(file, [{**row, 'seed':5}])
+    assert file.read_text()==before
+    monkeypatch.undo()
+    add_rows(file, [{**row, 'seed':5}])
+    assert read_results(file).seed.tolist()==list(range(6))
 
 
 def test_failure_is_a_row(tmp_path):
