@@ -69,9 +69,11 @@ def test_failure_is_a_row(tmp_path):
 
 @pytest.mark.parametrize('change', [dict(model='vae'), dict(abnormal=1), dict(seed=1), dict(split_seed=1), dict(protocol='paper', held_out=.2), dict(epochs=2), dict(n_train=64), dict(bs=16), dict(size=32),
                                     dict(stats='mnist'), dict(precision='bf16'), dict(nz=8), dict(lr=1e-3), dict(w_con=1.), dict(norm='paper'), dict(scoring='mse'), dict(n_test=60)], ids=str)
-def test_every_setting_has_an_effect(change):
-    base = {**small, 'abnormal':0}
-    assert run_experiment(**{**base, **change})['auroc'] != run_experiment(**base)['auroc']
+def test_every_setting_has_an_effect(change, tmp_path_factory):
+    "Also if weights are kept: those of other settings are not taken"
+    base,kept = {**small, 'abnormal':0},tmp_path_factory.getbasetemp()/'kept'
+    default,changed = [run_experiment(weights=kept, **o)['auroc'] for o in (base, {**base, **change})]
+    assert changed != default
 
 
 def test_dask(tmp_path):
