@@ -9,9 +9,9 @@ import numpy as np, pandas as pd, torch
 from PIL import Image
 from fastai.basics import L, chunked, defaults
 from ganomaly_nb.data import AnomalyDataLoaders
-from ganomaly_nb.projection import project_threat
-from ganomaly_nb.simulator import moved, render, simulate_scans, threats
-from ganomaly_nb.xray import Scan
+from ganomaly_nb.xray.projection import project_threat
+from ganomaly_nb.xray.simulator import moved, render, simulate_scans, threats
+from ganomaly_nb.xray.scans import Scan
 
 root,rows = Path(__file__).parent.parent,[]
 

@@ -4,148 +4,18 @@
 
 # %% ../nbs/00_data.ipynb #023bd503
 from __future__ import annotations
-import hashlib, json, os, random
-from PIL import Image, ImageOps
+import os, random
 from torchvision.transforms.v2.functional import resize
 from fastai.basics import *
-from fastai.data.external import fastai_path
 from fastai.data.transforms import get_image_files
+from .checks import check_size
+from .images import *
+
+_all_ = ['check_size', 'load_image','read_images','LazyImages']
 
 # %% auto #0
-__all__ = ['mnist_stats', 'check_size', 'load_image', 'read_images', 'LazyImages', 'ImageSet', 'AnomalyDL', 'anomaly_splits',
-           'AnomalyDataLoaders']
-
-# %% ../nbs/00_data.ipynb #02dcf28a
-def check_size(
-    size:int # Side of the image in pixels
-)->int: # The same `size`
-    "Return `size` if the networks can take it, else raise `ValueError`"
-    if size<16 or size & (size-1): raise ValueError(f'size must be a power of two and at least 16, found {size}')
-    return size
-
-# %% ../nbs/00_data.ipynb #6a8b783d
-def _plain(
-    img:Image.Image, # Any image that Pillow opens
-    nc:int # Channels wanted: 1 (grey) or 3 (RGB)
-)->np.ndarray: # uint8 array of shape (H, W, nc)
-    "Upright 8-bit pixels without palette or transparency"
-    img = ImageOps.exif_transpose(img)
-    if img.mode=='F': img = Image.fromarray(_pixels(np.asarray(img))[0].numpy()) # fractions between 0 and 1
-    if img.mode.startswith('I'): # 16 bits, or 32 that hold 16
-        a = np.asarray(img).astype(np.int64)
-        img = Image.fromarray((a//257 if a.max()>255 or img.mode!='I' else a).clip(0,255).astype(np.uint8))
-    if img.mode in ('RGBA','LA','PA') or 'transparency' in img.info:
-        img = img.convert('RGBA')
-        img = Image.alpha_composite(Image.new('RGBA', img.size, 'white'), img)
-    if img.mode!='L' or nc==3: img = img.convert('RGB')
-    return np.array(img if nc==3 else img.convert('L')).reshape(*img.size[::-1], nc)
-
-# %% ../nbs/00_data.ipynb #0e57ce77
-def _pixels(
-    x, # Array (..., H, W) or (..., H, W, C), or tensor (..., H, W) or (..., C, H, W); uint8, or float in [0, 1]
-    batch:bool=False # Is the first dimension an index of images?
-)->Tensor: # uint8 tensor of shape (..., C, H, W)
-    "Check pixels and bring them to uint8, channels first"
-    first = isinstance(x, Tensor)
-    if not first: x = torch.tensor(np.asarray(x))
-    if x.ndim-batch not in (2,3): raise ValueError(f'an image must have 2 or 3 dimensions, found shape {tuple(x.shape)[batch:]}')
-    if x.ndim-batch==2: x = x.unsqueeze(-3)
-    elif not first: x = x.movedim(-1,-3)
-    if x.dtype==torch.uint8: return x
-    if not x.is_floating_point(): raise ValueError(f'pixels must be uint8 or float, found {x.dtype}')
-    if not x.isfinite().all():
-        i = f' of image {(~x.isfinite().flatten(1).all(1)).nonzero()[0].item()}' if batch else ''
-        raise ValueError(f'pixels{i} must be finite, found NaN or infinity')
-    lo,hi = x.aminmax() if x.numel() else (tensor(0.),tensor(0.))
-    if lo<0 or hi>1: raise ValueError(f'float pixels must lie in [0, 1], found {lo:.4g} to {hi:.4g}')
-    return x.mul(255).round().to(torch.uint8)
-
-# %% ../nbs/00_data.ipynb #6e423e42
-def load_image(
-    src, # Path, PIL image, array (H, W) or (H, W, C), or tensor (C, H, W)
-    size:int|None=64, # Side of the result in pixels; None: as large as it is
-    nc:int=3 # Channels of the result: 1 (grey) or 3 (RGB)
-)->Tensor: # uint8 tensor of shape (nc, size, size), or (nc, H, W) without a size
-    "Read any image as a square uint8 tensor; raises `ValueError` naming an image that cannot be read"
-    if isinstance(src, (str,os.PathLike)):
-        try:
-            with Image.open(src) as img: x = _plain(img, nc)
-        except FileNotFoundError: raise FileNotFoundError(f'no such image: {src}') from None
-        except Exception as e: # decoders raise anything
-            raise ValueError(f'cannot read the image {src}: {e}') from None
-    else: x = _plain(src, nc) if isinstance(src, Image.Image) else src
-    x = _pixels(x)
-    if x.shape[0]!=nc: raise ValueError(f'expected an image with {nc} channel{"s"*(nc>1)}, found {x.shape[0]}: shape {tuple(x.shape)}')
-    return x.contiguous() if size is None else resize(x.contiguous(), [size,size], antialias=True)
-
-# %% ../nbs/00_data.ipynb #89478c88
-def _digest(
-    files:list, # Paths
-    *settings # Whatever else the cached result depends on
-)->str: # 32 hexadecimal digits
-    "Digest of the contents of `files`, in order, and of `settings`"
-    def one(f):
-        try: return hashlib.blake2b(Path(f).read_bytes(), digest_size=16).digest()
-        except OSError as e: return repr(e).encode() # reported when it is decoded
-    h = hashlib.blake2b(repr(settings).encode(), digest_size=16)
-    for d in parallel(one, files, threadpool=True, n_workers=defaults.cpus, progress=False): h.update(d)
-    return h.hexdigest()
-
-# %% ../nbs/00_data.ipynb #e8a80c79
-def _once(
-    name:str, # Of the file: a digest of all that its content depends on
-    make, # Writes the file whose path it is given, and returns a report that JSON can hold
-    cache=None # Folder of the cache; None: `ganomaly_nb` in fastai's data folder
-)->tuple: # Path of the file; the report
-    "Let `make` write a file of the cache unless it is there: beside its name first, then renamed"
-    cache = Path(cache or fastai_path('data')/'ganomaly_nb'); cache.mkdir(parents=True, exist_ok=True)
-    out = cache/name
-    if not out.exists():
-        part = out.with_suffix(f'.{os.getpid()}.part')
-        try:
-            report = part.with_suffix('.report')
-            report.write_text(json.dumps(make(part))); report.replace(out.with_suffix('.json'))
-            part.replace(out)
-        finally: part.unlink(missing_ok=True)
-    return out,json.loads(out.with_suffix('.json').read_text())
-
-def _decode(files, size, nc, on_error, out):
-    "Decode `files` into the `.npy` file `out`; return the indexes and messages of those left out"
-    a,bad = np.lib.format.open_memmap(out, mode='w+', dtype=np.uint8, shape=(len(files),nc,size,size)),{}
-    def one(i):
-        try: a[i] = load_image(files[i], size, nc).numpy()
-        except (ValueError,OSError) as e:
-            if on_error=='raise': raise
-            bad[i] = str(e)
-    parallel(one, range(len(files)), threadpool=True, n_workers=defaults.cpus, progress=len(files)>2000)
-    a.flush()
-    return bad
-
-def read_images(
-    files:list, # Paths of images
-    size:int=64, # Side in pixels that they are brought to
-    nc:int=3, # Channels: 1 (grey) or 3 (RGB)
-    on_error:str='raise', # An unreadable image: 'raise' or 'skip'
-    cache=None # Folder of the cache; None: `ganomaly_nb` in fastai's data folder
-)->tuple: # Memory-mapped uint8 array (N, nc, size, size); dict from the index of each unreadable file to the reason
-    "Decode `files` once into a memory-mapped array, keyed by their content"
-    if on_error not in ('raise','skip'): raise ValueError(f"on_error must be 'raise' or 'skip', found {on_error!r}")
-    out,bad = _once(f'{_digest(files, size, nc, on_error)}.npy', partial(_decode, files, size, nc, on_error), cache)
-    return np.load(out, mmap_mode='c'),{int(i):e for i,e in bad.items()}
-
-# %% ../nbs/00_data.ipynb #4d45943b
-class LazyImages:
-    "Images that are decoded when they are indexed, with a list of indexes at a time"
-    def __init__(self,
-        items:list, # Anything that `load_image` takes
-        size:int=64, # Side in pixels
-        nc:int=3 # Channels
-    ): self.items,self.size,self.nc = L(items),size,nc
-    def __len__(self): return len(self.items)
-    def __getitem__(self, idxs): # Indexes; gives a uint8 tensor (len(idxs), nc, size, size)
-        return torch.stack([load_image(self.items[int(i)], self.size, self.nc) for i in idxs])
-    @property
-    def shape(self): return len(self),self.nc,self.size,self.size
+__all__ = ['mnist_stats', 'ImageSet', 'AnomalyDL', 'anomaly_splits', 'AnomalyDataLoaders', 'check_size', 'load_image',
+           'read_images', 'LazyImages']
 
 # %% ../nbs/00_data.ipynb #a041e2d8
 class ImageSet:
@@ -467,8 +337,8 @@ def from_arrays(cls:AnomalyDataLoaders,
     **kwargs
 )->AnomalyDataLoaders: # The loaders
     "Loaders of images in memory"
-    train = _pixels(x_train, batch=True)
-    test = train[:0] if x_test is None else _pixels(x_test, batch=True)
+    train = as_pixels(x_train, batch=True)
+    test = train[:0] if x_test is None else as_pixels(x_test, batch=True)
     y = [] if y_test is None else np.asarray(y_test)
     if test.shape[1:]!=train.shape[1:]: raise ValueError(f'x_test must have images like x_train {tuple(train.shape[1:])}, found {tuple(test.shape[1:])}')
     if np.shape(y)!=(len(test),) or not np.isin(y, (0,1)).all(): raise ValueError(f'y_test must be {len(test)} labels, 0 or 1, found shape {np.shape(y)}: {np.unique(y).tolist()}')

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from torch.func import functional_call
 from fastai.basics import *
-from .data import check_size
+from .checks import check_size
 
 # %% auto #0
 __all__ = ['conv', 'convt', 'Encoder', 'Decoder', 'Generator', 'Discriminator', 'init_weights', 'call_constant', 'GANomaly']

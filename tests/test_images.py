@@ -67,7 +67,7 @@ def test_truncated(cut, tmp_path):
 
 def test_interrupted_cache_is_made_again(tmp_path, monkeypatch):
     "Decoding that breaks off leaves no cache behind, and the next call decodes again"
-    from ganomaly_nb import data
+    from ganomaly_nb import images as data
     files = []
     for i in range(5): files.append(tmp_path/f'{i}.png'); Image.new('L', (20,20), i).save(files[-1])
     def interrupted(*args): raise KeyboardInterrupt

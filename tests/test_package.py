@@ -27,7 +27,7 @@ def test_wheel(tmp_path, env):
 
 
 def test_import_without_nbdev(env):
-    code = "import sys; sys.modules['nbdev']=None; sys.modules['execnb']=None; import ganomaly_nb.evaluation, ganomaly_nb.experiments, ganomaly_nb.simulator, ganomaly_nb.widgets, ganomaly_nb.course; print('fine')"
+    code = "import sys; sys.modules['nbdev']=None; sys.modules['execnb']=None; import ganomaly_nb.evaluation, ganomaly_nb.experiments, ganomaly_nb.xray.simulator, ganomaly_nb.widgets, ganomaly_nb.course; print('fine')"
     out,err = call('python', '-c', code, env=env)
     assert out.strip()=='fine' and not err
 

@@ -12,9 +12,9 @@ from ganomaly_nb.baselines.egbad import egbad_learner
 from ganomaly_nb.baselines.vae import vae_learner
 from ganomaly_nb.data import AnomalyDataLoaders
 from ganomaly_nb.learner import ganomaly_learner
-from ganomaly_nb.projection import bag_mask, cut_out, optical_depth, project_threat
-from ganomaly_nb.simulator import harmless, simulate_scan, simulate_scans, threats
-from ganomaly_nb.xray import Scan, label_windows, read_scans, share_in, window_boxes
+from ganomaly_nb.xray.projection import bag_mask, cut_out, optical_depth, project_threat
+from ganomaly_nb.xray.simulator import harmless, simulate_scan, simulate_scans, threats
+from ganomaly_nb.xray.scans import Scan, label_windows, read_scans, share_in, window_boxes
 
 from_scans = partial(AnomalyDataLoaders.from_scans, nc=1, size=32, stride=16, bs=8)
 
