@@ -11,7 +11,7 @@ from fastai.basics import *
 from fastai.data.external import fastai_path
 
 # %% auto #0
-__all__ = ['plain', 'as_pixels', 'load_image', 'digest', 'cached', 'read_images', 'LazyImages']
+__all__ = ['plain', 'as_pixels', 'load_image', 'image_extensions', 'image_files', 'digest', 'cached', 'read_images', 'LazyImages']
 
 # %% ../nbs/90_images.ipynb #6a8b783d
 def plain(
@@ -67,6 +67,36 @@ def load_image(
     x = as_pixels(x)
     if x.shape[0]!=nc: raise ValueError(f'expected an image with {nc} channel{"s"*(nc>1)}, found {x.shape[0]}: shape {tuple(x.shape)}')
     return x.contiguous() if size is None else resize(x.contiguous(), [size,size], antialias=True)
+
+# %% ../nbs/90_images.ipynb #80c8c9c8
+def image_extensions()->set: # Lower case, with the dot: {'.png', '.webp', ...}
+    "Extensions of picture files, whatever the machine's table of MIME types says"
+    Image.init()
+    no_decoder = {'BUFR','EPS','GRIB','HDF5','MPEG','WMF'} # Pillow only recognises these
+    formats = set(Image.OPEN) - no_decoder
+    known = {e for e,f in Image.registered_extensions().items() if f in formats}
+    return known | {'.avif','.dng','.heic','.heif','.jp2','.jxl','.svg','.webp'}
+
+# %% ../nbs/90_images.ipynb #498e51a2
+def _walk(folder, recurse, within):
+    "Picture files in `folder`; `within` holds the real paths of the folders around it"
+    real = os.path.realpath(folder)
+    if real in within: return # a link back to where we came from
+    for o in os.scandir(folder):
+        if o.name.startswith('.'): continue
+        if o.is_dir():
+            if recurse: yield from _walk(o.path, recurse, within | {real})
+        elif Path(o.name).suffix.lower() in image_extensions(): yield Path(o.path)
+
+def image_files(
+    path:str|os.PathLike, # Folder
+    recurse:bool=True # Look into the folders inside it too?
+)->L: # Of `Path`, sorted
+    "Picture files in a folder; raises `FileNotFoundError` or `NotADirectoryError`"
+    path = Path(path)
+    if not path.exists(): raise FileNotFoundError(f'no such folder: {path}')
+    if not path.is_dir(): raise NotADirectoryError(f'expected a folder, found a file: {path}')
+    return L(sorted(_walk(path, recurse, frozenset())))
 
 # %% ../nbs/90_images.ipynb #89478c88
 def digest(
