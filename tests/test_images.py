@@ -72,7 +72,7 @@ def test_interrupted_cache_is_made_again(tmp_path, monkeypatch):
     for i in range(5): files.append(tmp_path/f'{i}.png'); Image.new('L', (20,20), i).save(files[-1])
     def interrupted(*args): raise KeyboardInterrupt
     with monkeypatch.context() as m:
-        m.setattr(data, '_decode', interrupted)
+        m.setattr(data, '_write_block', interrupted)
         with pytest.raises(KeyboardInterrupt): data.read_images(files, 16, 1, cache=tmp_path/'cache')
     assert not list((tmp_path/'cache').iterdir())
     assert data.read_images(files, 16, 1, cache=tmp_path/'cache')[0][:,0,0,0].tolist()==list(range(5))
