@@ -14,8 +14,8 @@ from fastai.data.external import fastai_path
 from . import __version__
 
 # %% auto #0
-__all__ = ['format_number', 'cache_folder', 'in_chunks', 'remembered', 'file_digests', 'decoder_version', 'digest', 'cached',
-           'reserve']
+__all__ = ['format_number', 'cache_folder', 'in_chunks', 'remembered', 'each_digest', 'file_digests', 'decoder_version', 'digest',
+           'cached', 'reserve']
 
 # %% ../nbs/92_cache.ipynb #5b1ed857
 def cache_folder(
@@ -62,9 +62,9 @@ def _enter(db, rows):
         with db: db.executemany('INSERT OR REPLACE INTO known VALUES (?,?)', rows)
     except sqlite3.Error: pass # the index only saves time
 
-# %% ../nbs/92_cache.ipynb #adfeeb4d
+# %% ../nbs/92_cache.ipynb #391fb313
 def remembered(
-    keys:list, # Of str, one an item: all that the value depends on
+    keys, # Iterable of str, one an item: all that the value depends on
     items:list, # What the values are found from
     find # Function of an item that gives a number, or None
 ): # Generator of the values, in order
@@ -116,9 +116,11 @@ def _known_digest(db, file):
     then,_,d = (_look_up(db, _index_key(file)) or '').rpartition(' ')
     return d if then==stamp else None
 
-# %% ../nbs/92_cache.ipynb #a627551f
-def _digests(files):
-    "Digests of files in order, a chunk at a time"
+# %% ../nbs/92_cache.ipynb #a9d1f403
+def each_digest(
+    files:list # Paths
+): # Generator of str
+    "Digests of the contents of files in order, a chunk at a time"
     with closing(_open_index()) as db:
         for part in chunked(files, 1000):
             known = [_known_digest(db, f) for f in part]
@@ -135,7 +137,7 @@ def file_digests(
     files:list # Paths
 )->list: # Of str: 32 hexadecimal digits, or what tells that a file cannot be read
     "Digests of the contents of files; quick for a file whose size and times are known"
-    return list(_digests(files))
+    return list(each_digest(files))
 
 # %% ../nbs/92_cache.ipynb #89478c88
 format_number = 1 # of the cache: one more whenever pixels change between two releases
@@ -151,7 +153,7 @@ def digest(
 )->str: # 32 hexadecimal digits
     "Digest of the contents of `files` in order, of `settings` and of the decoder"
     h = hashlib.blake2b(repr((decoder_version(), settings)).encode(), digest_size=16)
-    for d in _digests(files): h.update(os.fsencode(d))
+    for d in each_digest(files): h.update(os.fsencode(d))
     return h.hexdigest()
 
 # %% ../nbs/92_cache.ipynb #b5462fee
@@ -213,4 +215,4 @@ def reserve(
         if e.errno not in (errno.ENOSPC,errno.EDQUOT,errno.EFBIG): return
         message = (f'{os.strerror(e.errno)}: the cache needs {n/1e6:,.0f} MB; '
                    'say another folder with `cache`')
-        raise OSError(e.errno, message, file.name) from None
+        raise OSError(e.errno, message, os.path.dirname(file.name)) from None

@@ -33,7 +33,7 @@ settings_table = dict(
     fpr      = (number, 0, True, 1),
     white    = (whole, 1, False, 65535),
     seed     = (whole, 0, False, 2**32-1),
-    side     = (whole, 1, False, math.inf), # of a picture in pixels; networks: `check_size`
+    side     = (whole, 1, False, math.inf), # of any picture, in pixels
 )
 below_one = 'held_out','fpr' # these must stay below their largest value
 
@@ -64,7 +64,7 @@ def is_allowed(
 may_be_none = 'n_train','n_test','white','lr'
 
 def check_settings(
-    **settings # Names of `settings_table` with the values found; None passes for those that may be left out
+    **settings # Names of `settings_table` with values; None passes for `may_be_none`
 ):
     "Raise `ValueError` for the first setting that is not allowed, with what is expected"
     for name,value in settings.items():

@@ -78,11 +78,12 @@ def _remark_levels(before, after, say):
 def _from_deep(a, white, say):
     "Whole numbers of more than 8 bits as bytes"
     if white is None:
-        white = white_of(int(a.max(initial=0)))
-        if white<65535:
-            say(f'taken for a picture of {white.bit_length()} bits, judged by itself: '
-                f'if its set has more, say `white`, else white={white}')
-    out = to_8_bits(a, white)
+        guess = white_of(int(a.max(initial=0)))
+        out = to_8_bits(a, guess)
+        if guess<65535:
+            say(f'taken for a picture of {guess.bit_length()} bits, judged by itself: '
+                f'if its set has more, say `white`, else white={guess}')
+    else: out = to_8_bits(a, white)
     _remark_levels(a, out, say)
     return out
 
@@ -137,6 +138,19 @@ def _to_bytes(a, batch, white, say):
     raise ValueError('pixels must be uint8 or float, or uint16, '
                      f'found {a.dtype}{hints.get(a.dtype.kind, "")}')
 
+# %% ../nbs/90_images.ipynb #49a9bea4
+def _channels_first(a, batch, layout):
+    "Check the shape of an image or a batch, and put channels before height and width"
+    shape = a.shape[1:] if batch else a.shape
+    if len(shape) not in (2,3):
+        raise ValueError(f'an image must have 2 or 3 dimensions, found shape {shape}')
+    if 0 in shape: raise ValueError(f'an image without pixels: shape {shape}')
+    if len(shape)==3: return np.moveaxis(a, channel_axis(shape, layout), -3)
+    if batch and shape[1] in (1,3):
+        raise ValueError(f'a batch was expected, found one image? Shape {a.shape}: '
+                         'put an axis in front, x[None]')
+    return np.expand_dims(a, -3)
+
 # %% ../nbs/90_images.ipynb #0e57ce77
 def _as_pixels(x, batch, layout, white, say):
     "`as_pixels`, with remarks handed to `say`"
@@ -144,12 +158,7 @@ def _as_pixels(x, batch, layout, white, say):
     if isinstance(x, Tensor):
         x = x.detach().cpu()
         x = (x.float() if x.is_floating_point() else x).numpy()
-    a = np.asarray(x)
-    shape = a.shape[1:] if batch else a.shape
-    if len(shape) not in (2,3):
-        raise ValueError(f'an image must have 2 or 3 dimensions, found shape {shape}')
-    if len(shape)==2: a = np.expand_dims(a, -3)
-    else: a = np.moveaxis(a, channel_axis(shape, layout), -3)
+    a = _channels_first(np.asarray(x), batch, layout)
     a = _to_bytes(a, batch, white, say)
     return torch.tensor(np.ascontiguousarray(a), device=device)
 
@@ -182,12 +191,13 @@ def _on_white(img):
     img = img.convert('RGBA')
     return Image.alpha_composite(Image.new('RGBA', img.size, 'white'), img)
 
-# %% ../nbs/90_images.ipynb #6a8b783d
+# %% ../nbs/90_images.ipynb #205e5531
 def _deep_colour(img):
     "Does the file hold more than 8 bits of each colour?"
     deep = any(';16' in str(tile) for tile in getattr(img, 'tile', []))
     return deep and not img.mode.startswith('I')
 
+# %% ../nbs/90_images.ipynb #6a8b783d
 def _plain(img, nc, white, say):
     "`plain`, with remarks handed to `say`"
     _one_page(img)
@@ -214,7 +224,7 @@ def plain(
     check_settings(white=white)
     return _plain(img, nc, white, partial(warnings.warn, stacklevel=3))
 
-# %% ../nbs/90_images.ipynb #6e423e42
+# %% ../nbs/90_images.ipynb #3f137453
 def _decode(src, nc, white, say):
     "A file or a Pillow image as (H, W, nc); an error names the file"
     if isinstance(src, Image.Image): return _plain(src, nc, white, say)
@@ -236,6 +246,7 @@ def _load(src, size, nc, white, say):
                          f'shape {tuple(x.shape)}')
     return x if size is None else resize(x, [size,size], antialias=True)
 
+# %% ../nbs/90_images.ipynb #6e423e42
 def load_image(
     src, # Path, PIL image, or what `as_pixels` takes: array or tensor of one image
     size:int|None=64, # Side of the result in pixels; None: as large as it is
@@ -264,9 +275,10 @@ def find_white(
     files:list # Paths of all images of a data set
 )->int|None: # 1023, 4095, 16383 or 65535; None: no image has more than 8 bits
     "The grey value of white of a set of images, by the largest value in it"
-    keys = (f'top {d} {decoder_version()}' for d in file_digests(files))
-    tops = [o for o in remembered(keys, files, _find_top) if o is not None]
-    white = white_of(max(tops, default=0))
+    version = decoder_version()
+    keys = (f'top {d} {version}' for d in each_digest(files))
+    tops = remembered(keys, files, _find_top)
+    white = white_of(max((o for o in tops if o is not None), default=0))
     return None if white==255 else white
 
 # %% ../nbs/90_images.ipynb #13a66329
@@ -294,8 +306,8 @@ def _write_block(files, size, nc, white, on_error, out):
         np.lib.format.write_array_header_1_0(f, header)
         reserve(f, f.tell()+n*len(files))
         results = in_chunks(load, files, max(defaults.cpus, min(256, 2**25//n)))
-        bar = dict(total=len(files), leave=False, display=len(files)>2000)
-        for i,(x,error,said) in enumerate(progress_bar(results, **bar)):
+        if len(files)>2000: results = progress_bar(results, total=len(files), leave=False)
+        for i,(x,error,said) in enumerate(results):
             if error and on_error=='raise': raise error
             if error: bad.append(i)
             f.write(bytes(n) if error else x.numpy().tobytes())
@@ -350,6 +362,7 @@ class LazyImages:
         check_settings(side=size, white=white)
         store_attr()
         self.items = L(items)
+        self.said = set() # remarks, each made once
     def __len__(self): return len(self.items)
     @property
     def shape(self):
@@ -365,5 +378,11 @@ def __getitem__(self:LazyImages,
     images = []
     for i in idxs:
         item = self.items[int(i)]
-        images.append(load_image(item, self.size, self.nc, self.white))
+        x,error,remarks = _try_load(item, self.size, self.nc, self.white)
+        if error: raise error
+        images.append(x)
+        name = item if isinstance(item, (str,os.PathLike)) else f'image {int(i)}'
+        for text in set(remarks)-self.said:
+            warnings.warn(f'{text} (the first: {name})', stacklevel=2)
+        self.said.update(remarks)
     return torch.stack(images)
