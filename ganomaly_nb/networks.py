@@ -265,7 +265,7 @@ def from_original(cls:GANomaly,
     netg:str|Path, # Path of the authors' `netG.pth`
     netd:str|Path # Path of the authors' `netD.pth`
 )->GANomaly: # The model, in evaluation mode
-    "Read checkpoints of the authors' code; raises `ValueError` for a file of another kind"
+    "Read checkpoints of the authors' code; raises `ValueError` for any other file"
     g,d = _read_state(netg),_read_state(netd)
     model = cls(**_architecture(g, netg))
     _load(model.generator, g, netg)
@@ -279,7 +279,7 @@ def to_original(self:GANomaly,
     netd:str|Path, # Path of the `netD.pth` to write
     epoch:int=0 # Number of the epoch, kept in the file
 ):
-    "Write checkpoints that the authors' code reads; raises `FileExistsError` if one exists"
+    "Write checkpoints for the authors' code; raises `FileExistsError` if one exists"
     for path in (netg,netd):
         if Path(path).exists(): raise FileExistsError(f'{path} exists')
     for path,m in ((netg,self.generator), (netd,self.discriminator)):
