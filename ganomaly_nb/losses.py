@@ -41,7 +41,7 @@ def _check_norm(norm):
 def adversarial_loss(
     f_real:Tensor, # f(x), features of the input images, (N, C, 4, 4)
     f_fake:Tensor, # f(x_hat), features of their reconstructions, same shape
-    norm:str='code' # 'code': mean squared difference. 'paper': L2 from the mean of f(x_hat)
+    norm:str='code' # 'code': mean square. 'paper': L2 distance from the mean of f(x_hat)
 )->Tensor: # Scalar
     "Feature matching, equation 1; raises `ValueError` if the shapes differ"
     _check_norm(norm)
@@ -53,7 +53,7 @@ def adversarial_loss(
 def contextual_loss(
     x:Tensor, # Input images, (N, C, H, W)
     x_hat:Tensor, # Their reconstructions, same shape
-    norm:str='code', # 'code': mean absolute difference. 'paper': L1 norm, a sum over pixels
+    norm:str='code', # 'code': mean absolute difference. 'paper': L1, a sum over pixels
     reduction:str='mean' # 'mean' over the batch, or 'none' for one value an image
 )->Tensor: # Scalar, or (N,)
     "Distance of pixels, equation 2; raises `ValueError` if the shapes differ"
