@@ -51,8 +51,8 @@ def _check(self:TermsCallback, ok, what):
     if hasattr(self.learn, 'lr_finder'): raise CancelFitException
     self.opt.zero_grad()
     raise FloatingPointError(
-        f'not a finite number in epoch {self.epoch}, batch {self.iter}: {what}. The weights '
-        'are those of the batch before. Try a smaller lr, or gradient clipping')
+        f'not a finite number in epoch {self.epoch}, batch {self.iter}: {what}. The '
+        'weights are those of the batch before. Try a smaller lr, or gradient clipping')
 
 @patch
 def before_step(self:TermsCallback):
