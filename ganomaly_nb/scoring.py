@@ -92,7 +92,7 @@ class FittedScore:
     digest = versions = None # of the weights that the score was fitted with
     def __init__(self,
         model:nn.Module, # A `GANomaly`
-        kind:str='activations' # 'mahalanobis': of z - z_hat. 'activations': a layer earlier
+        kind:str='activations' # 'mahalanobis': z - z_hat. 'activations': a layer earlier
     ):
         if kind not in self.kinds:
             raise ValueError(f'kind must be one of {list(self.kinds)}, found {kind!r}')
@@ -157,7 +157,7 @@ def _weights_changed(self:FittedScore):
 
 @patch(as_prop=True)
 def fitted(self:FittedScore)->bool:
-    "Fitted with the present weights? Forgets, with a warning, what was fitted with others"
+    "Fitted with the present weights? Forgets, with a warning, what belongs to others"
     if self.mean is not None and self._weights_changed():
         warnings.warn('the weights have changed: the score must be fitted anew')
         self.reset()
@@ -197,7 +197,7 @@ def load_tensors(self:FittedScore,
     mean,whiten = tensors['mean'],tensors['whiten']
     if mean.ndim!=1 or whiten.shape!=(len(mean),len(mean)):
         found = f'{tuple(mean.shape)} and {tuple(whiten.shape)}'
-        raise ValueError(f'mean and whiten must have shapes (k,) and (k, k), found {found}')
+        raise ValueError(f'mean and whiten must be (k,) and (k, k), found {found}')
     if not (mean.isfinite().all() and whiten.isfinite().all()):
         raise ValueError('a fitted score must be finite, found NaN or infinity')
     self._keep(mean, whiten)
@@ -293,7 +293,7 @@ def conformal_threshold(
     if k>n:
         needed = math.ceil(1/fpr-1e-9)-1
         raise ValueError(f'a false-positive rate of {fpr} needs at least {needed} '
-                         f'held-out normals, found {n}: hold out more, or allow a higher rate')
+                         f'held-out normals, found {n}: hold out more, or allow more')
     return s.sort().values[k-1].item()
 
 # %% ../nbs/04_scoring.ipynb #afa995c2
@@ -351,7 +351,7 @@ def from_state(cls:Calibration,
     "Make it again; raises `ValueError` if something is missing"
     if set(state)!={'scores','fpr','method'}:
         found = sorted(state)
-        raise ValueError(f'a calibration consists of scores, fpr and method, found {found}')
+        raise ValueError(f'a calibration is scores, fpr and method, found {found}')
     return cls(**state)
 
 # %% ../nbs/04_scoring.ipynb #aa73b1d7
