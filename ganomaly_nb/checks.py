@@ -12,8 +12,7 @@ __all__ = ['whole', 'number', 'settings_table', 'below_one', 'may_be_none', 'exp
            'check_size', 'check_nc']
 
 # %% ../nbs/91_checks.ipynb #e1ee3d15
-whole = Integral # kinds of numbers
-number = Real
+whole,number = Integral,Real # kinds of numbers that a setting may be
 
 # name: kind, smallest value, is it excluded?, largest value
 settings_table = dict(
@@ -33,9 +32,18 @@ settings_table = dict(
     fpr      = (number, 0, True, 1),
     white    = (whole, 1, False, 65535),
     seed     = (whole, 0, False, 2**32-1),
-    side     = (whole, 1, False, math.inf), # of any picture, in pixels
+    nc = (whole, 1, False, math.inf),
+    d_min = (number, 0, False, math.inf),
+    beta = (number, 0, False, 1),
+    n_samples = (whole, 1, False, math.inf),
+    restarts = (whole, 1, False, math.inf),
+    steps = (whole, 1, False, math.inf),
+    alpha = (number, 0, False, 1),
+    lam = (number, 0, False, 1),
+    search_lr = (number, 0, True, math.inf),
+    tol = (number, 0, False, 1),
 )
-below_one = 'held_out','fpr' # these must stay below their largest value
+below_one = 'held_out','fpr','beta','tol' # these must stay below their largest value
 
 # %% ../nbs/91_checks.ipynb #da0112b8
 def expected(
@@ -64,29 +72,25 @@ def is_allowed(
 may_be_none = 'n_train','n_test','white','lr'
 
 def check_settings(
-    **settings # Names of `settings_table` with values; None passes for `may_be_none`
+    **settings # Names of `settings_table` with the values found; None passes for those that may be left out
 ):
-    "Raise `ValueError` for the first setting that is not allowed, with what is expected"
+    "Raise `ValueError` for the first setting that is not allowed: its name, what was expected, what was found"
     for name,value in settings.items():
         if value is None and name in may_be_none: continue
-        if is_allowed(name, value): continue
-        raise ValueError(f'{name} must be {expected(name)}, found {value!r}')
+        if not is_allowed(name, value): raise ValueError(f'{name} must be {expected(name)}, found {value!r}')
 
 # %% ../nbs/91_checks.ipynb #e0928f81
 def check_size(
     size:int # Side of the image in pixels
 )->int: # The same `size`
     "Return `size` if the networks can take it, else raise `ValueError`"
-    is_whole = isinstance(size, Integral) and not isinstance(size, bool)
-    if is_whole and size>=16 and size & (size-1)==0: return int(size)
-    raise ValueError('size must be a whole number, a power of two and at least 16, '
-                     f'found {size!r}')
+    fine = isinstance(size, Integral) and not isinstance(size, bool) and size>=16 and size & (size-1)==0
+    if not fine: raise ValueError(f'size must be a whole number, a power of two and at least 16, found {size!r}')
+    return int(size)
 
-# %% ../nbs/91_checks.ipynb #2c149e2f
 def check_nc(
     nc:int # Channels of the images
 )->int: # The same `nc`
     "Return `nc` if it is 1 (grey) or 3 (RGB), else raise `ValueError`"
-    is_whole = isinstance(nc, Integral) and not isinstance(nc, bool)
-    if is_whole and nc in (1,3): return int(nc)
-    raise ValueError(f'nc must be 1 (grey) or 3 (RGB), found {nc!r}')
+    if isinstance(nc, bool) or nc not in (1,3): raise ValueError(f'nc must be 1 (grey) or 3 (RGB), found {nc!r}')
+    return int(nc)

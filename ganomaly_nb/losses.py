@@ -5,29 +5,47 @@
 # %% ../nbs/02_losses.ipynb #9167cd02
 from __future__ import annotations
 from fastai.basics import *
+from .checks import check_settings
 
 # %% auto #0
-__all__ = ['adversarial_loss', 'contextual_loss', 'encoder_loss', 'bce', 'discriminator_loss', 'GANomalyLoss']
+__all__ = ['check_same_shape', 'adversarial_loss', 'contextual_loss', 'encoder_loss', 'bce', 'discriminator_loss', 'NamedLoss',
+           'GANomalyLoss']
 
 # %% ../nbs/02_losses.ipynb #f193c0bf
+def check_same_shape(
+    a:Tensor, # One side of a distance
+    b:Tensor, # The other side
+    what:str # Their names, for the message
+):
+    "Raise `ValueError` unless `a` and `b` have one shape"
+    if a.shape==b.shape: return
+    found = f'{tuple(a.shape)} and {tuple(b.shape)}'
+    raise ValueError(f'{what} must have one shape, found {found}')
+
+# %% ../nbs/02_losses.ipynb #1a1cfa04
 def _reduce(
     d:Tensor, # One or more distances for each image, (N, ...)
     reduction:str # 'mean' over everything, or 'none' for one value an image
-)->Tensor:
+)->Tensor: # Scalar, or (N,)
     "Average `d` over the batch, or over each image alone"
-    return d.mean() if reduction=='mean' else d.reshape(len(d), -1).mean(1)
+    if reduction=='mean': return d.mean()
+    if reduction=='none': return d.flatten(1).mean(1) if d.ndim>1 else d
+    raise ValueError(f"reduction must be 'mean' or 'none', found {reduction!r}")
 
 def _check_norm(norm):
-    if norm not in ('code','paper'): raise ValueError(f"norm must be 'code' or 'paper', found {norm!r}")
+    "Raise `ValueError` if there is no such unit"
+    if norm not in ('code','paper'):
+        raise ValueError(f"norm must be 'code' or 'paper', found {norm!r}")
 
 # %% ../nbs/02_losses.ipynb #a6405c9d
 def adversarial_loss(
     f_real:Tensor, # f(x), features of the input images, (N, C, 4, 4)
     f_fake:Tensor, # f(x_hat), features of their reconstructions, same shape
-    norm:str='code' # 'code': mean squared difference. 'paper': L2 distance of each f(x) from the mean of f(x_hat)
+    norm:str='code' # 'code': mean square. 'paper': L2 distance from the mean of f(x_hat)
 )->Tensor: # Scalar
-    "Feature matching, equation 1"
+    "Feature matching, equation 1; raises `ValueError` if the shapes differ"
     _check_norm(norm)
+    check_same_shape(f_real, f_fake, 'f(x) and f(x_hat)')
     if norm=='code': return F.mse_loss(f_fake, f_real)
     return (f_real - f_fake.mean(0)).flatten(1).norm(dim=1).mean()
 
@@ -35,13 +53,15 @@ def adversarial_loss(
 def contextual_loss(
     x:Tensor, # Input images, (N, C, H, W)
     x_hat:Tensor, # Their reconstructions, same shape
-    norm:str='code', # 'code': mean absolute difference. 'paper': L1 norm, summed over the pixels
+    norm:str='code', # 'code': mean absolute difference. 'paper': L1, a sum over pixels
     reduction:str='mean' # 'mean' over the batch, or 'none' for one value an image
 )->Tensor: # Scalar, or (N,)
-    "Distance of images and reconstructions, equation 2"
+    "Distance of pixels, equation 2; raises `ValueError` if the shapes differ"
     _check_norm(norm)
+    check_same_shape(x, x_hat, 'x and x_hat')
     d = (x-x_hat).abs()
-    return _reduce(d if norm=='code' else d.flatten(1).sum(1), reduction)
+    if norm=='paper': d = d.flatten(1).sum(1)
+    return _reduce(d, reduction)
 
 # %% ../nbs/02_losses.ipynb #5653589d
 def encoder_loss(
@@ -50,10 +70,12 @@ def encoder_loss(
     norm:str='code', # 'code': mean squared difference. 'paper': L2 norm
     reduction:str='mean' # 'mean' over the batch, or 'none' for one value an image
 )->Tensor: # Scalar, or (N,)
-    "Distance of codes, equation 3"
+    "Distance of codes, equation 3; raises `ValueError` if the shapes differ"
     _check_norm(norm)
+    check_same_shape(z, z_hat, 'z and z_hat')
     d = z-z_hat
-    return _reduce(d.square() if norm=='code' else d.norm(dim=1), reduction)
+    d = d.square() if norm=='code' else d.norm(dim=1)
+    return _reduce(d, reduction)
 
 # %% ../nbs/02_losses.ipynb #8ab01eb7
 def bce(
@@ -62,9 +84,10 @@ def bce(
     reduction:str='mean' # 'mean' over the batch, or 'none' for one value an image
 )->Tensor: # Scalar, or (N,); 0 or more, NaN if there is NaN in `p`
     "Binary cross-entropy of probabilities against one and the same answer"
-    with torch.autocast(p.device.type, enabled=False): # autocast refuses it: logarithms want full precision
-        loss = F.binary_cross_entropy(p.nan_to_num(.5), torch.full_like(p, y), reduction=reduction)
-        return loss + 0*(p.sum() if reduction=='mean' else p) # torch would stop at NaN, or kill the GPU's context
+    target = torch.full_like(p, y)
+    with torch.autocast(p.device.type, enabled=False): # logarithms want full precision
+        loss = F.binary_cross_entropy(p.nan_to_num(.5), target, reduction=reduction)
+        return loss + 0*(p.sum() if reduction=='mean' else p) # brings the NaN back
 
 # %% ../nbs/02_losses.ipynb #df9d3e41
 def discriminator_loss(
@@ -74,31 +97,58 @@ def discriminator_loss(
     "Binary cross-entropy of real images against 1 and of reconstructions against 0"
     return bce(p_real, 1.),bce(p_fake, 0.)
 
+# %% ../nbs/02_losses.ipynb #8e12c20f
+class NamedLoss:
+    "A loss that is a sum of terms with names"
+    names = () # of the terms, in the order in which `record` takes them
+    def __init__(self):
+        self.reduction = 'mean' # or 'none', when fastai wants one value an image
+        self.terms = {} # name -> value in the last step, without a gradient
+
+    def record(self,
+        *values:Tensor # One scalar for each of `names`
+    ):
+        "Keep the values of the terms in `terms`"
+        self.terms = {k:v.detach() for k,v in zip(self.names, values, strict=True)}
+
+    def reduce(self,
+        loss:Tensor # One value an image, (N,)
+    )->Tensor: # Scalar, or (N,)
+        "Average `loss` over the batch, or leave it as it is"
+        return _reduce(loss, self.reduction)
+
 # %% ../nbs/02_losses.ipynb #4863bef1
-class GANomalyLoss:
+class GANomalyLoss(NamedLoss):
     "Weighted sum of equation 4, plus the discriminator's loss in training"
     names = 'adv','con','enc','d_real','d_fake'
-    adversarial,encoder = staticmethod(adversarial_loss),staticmethod(encoder_loss) # a subclass may measure otherwise
+    adversarial = staticmethod(adversarial_loss) # a subclass may measure otherwise
+    encoder = staticmethod(encoder_loss)
     def __init__(self,
         w_adv:float=1., # Weight of the adversarial loss
         w_con:float=50., # Weight of the contextual loss
         w_enc:float=1., # Weight of the encoder loss
         norm:str='code' # Distances of the authors' 'code' or of the 'paper'
     ):
+        super().__init__()
+        check_settings(w_adv=w_adv, w_con=w_con, w_enc=w_enc)
         _check_norm(norm)
         store_attr()
-        self.reduction,self.terms = 'mean',{}
 
-    def __call__(self,
-        out:tuple, # What `GANomaly` returns
-        *y # Labels, which are not used: the training is blind to them
-    )->Tensor: # Scalar; in evaluation mode with `reduction='none'`, (N,)
-        x,x_hat,z,z_hat,*d = out
-        red = 'mean' if d else self.reduction
-        con,enc = contextual_loss(x, x_hat, self.norm, red),self.encoder(z, z_hat, self.norm, red)
-        loss = self.w_con*con + self.w_enc*enc
-        if not d: return loss
-        f_real,f_fake,p_real,p_fake = d
-        adv,(d_real,d_fake) = self.adversarial(f_real, f_fake, self.norm),discriminator_loss(p_real, p_fake)
-        self.terms = dict(zip(self.names, map(Tensor.detach, (adv,con,enc,d_real,d_fake))))
-        return self.w_adv*adv + loss + (d_real+d_fake)/2
+# %% ../nbs/02_losses.ipynb #cd2897d0
+@patch
+def __call__(self:GANomalyLoss,
+    out:tuple, # What `GANomaly` returns
+    *y # Labels, which are not used: the training is blind to them
+)->Tensor: # Scalar; in evaluation mode with `reduction='none'`, (N,)
+    "Equation 4, and in training half the sum of the discriminator's two losses"
+    x,x_hat,z,z_hat,*from_d = out
+    reduction = 'mean' if from_d else self.reduction
+    con = contextual_loss(x, x_hat, self.norm, reduction)
+    enc = self.encoder(z, z_hat, self.norm, reduction)
+    loss = self.w_con*con + self.w_enc*enc
+    if not from_d: return loss
+    f_real,f_fake,p_real,p_fake = from_d
+    adv = self.adversarial(f_real, f_fake, self.norm)
+    d_real,d_fake = discriminator_loss(p_real, p_fake)
+    self.record(adv, con, enc, d_real, d_fake)
+    return self.w_adv*adv + loss + (d_real+d_fake)/2

@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from torch.func import functional_call
 from fastai.basics import *
-from .checks import check_size
+from .checks import check_settings, check_size
 
 # %% auto #0
-__all__ = ['conv', 'convt', 'Encoder', 'Decoder', 'Generator', 'Discriminator', 'init_weights', 'call_constant', 'GANomaly']
+__all__ = ['conv', 'convt', 'check_shape', 'Encoder', 'Decoder', 'Generator', 'Discriminator', 'init_weights', 'call_constant',
+           'GANomaly']
 
 # %% ../nbs/01_networks.ipynb #37230f38
 def conv(
@@ -23,6 +24,7 @@ def conv(
     "Convolution that halves the sides of an image"
     return nn.Conv2d(ni, nf, ks, stride, padding, bias=False)
 
+# %% ../nbs/01_networks.ipynb #64c47b21
 def convt(
     ni:int, # Channels in
     nf:int, # Channels out
@@ -33,41 +35,62 @@ def convt(
     "Transposed convolution that doubles the sides of an image"
     return nn.ConvTranspose2d(ni, nf, ks, stride, padding, bias=False)
 
+# %% ../nbs/01_networks.ipynb #fc9fc2aa
+def check_shape(
+    t:Tensor, # What was found, (N, ...)
+    *shape:int, # What one item should have
+    what:str='images' # Name for the message
+):
+    "Raise `ValueError` unless `t` has the shape (N, *shape)"
+    if t.ndim>0 and tuple(t.shape[1:])==shape: return
+    wanted = ', '.join(map(str, ('N',*shape)))
+    raise ValueError(f'expected {what} of shape ({wanted}), found {tuple(t.shape)}')
+
 # %% ../nbs/01_networks.ipynb #b2302d38
 def _encoder_layers(size, n_out, nc, nf, n_extra):
     "Names and layers of an encoder"
+    check_settings(nz=n_out, nc=nc, nf=nf, n_extra=n_extra)
+    n_halvings = int(math.log2(check_size(size)//8))
     yield f'initial-conv-{nc}-{nf}', conv(nc, nf)
     yield f'initial-relu-{nf}', nn.LeakyReLU(0.2, inplace=True)
     for t in range(n_extra):
         yield f'extra-layers-{t}-{nf}-conv', conv(nf, nf, 3, 1)
         yield f'extra-layers-{t}-{nf}-batchnorm', nn.BatchNorm2d(nf)
         yield f'extra-layers-{t}-{nf}-relu', nn.LeakyReLU(0.2, inplace=True)
-    for _ in range(int(math.log2(size//8))):
+    for _ in range(n_halvings):
         yield f'pyramid-{nf}-{nf*2}-conv', conv(nf, nf*2)
         nf *= 2
         yield f'pyramid-{nf}-batchnorm', nn.BatchNorm2d(nf)
         yield f'pyramid-{nf}-relu', nn.LeakyReLU(0.2, inplace=True)
     yield f'final-{nf}-1-conv', conv(nf, n_out, 4, 1, 0)
 
+# %% ../nbs/01_networks.ipynb #d57424c3
 class Encoder(nn.Module):
     "$G_E$ and $E$ of section 3.1: an image to a latent vector"
+    shape = None # Of one image; unknown in models that earlier releases pickled
     def __init__(self,
         size:int=32, # Side of the image in pixels: a power of two, at least 16
         nz:int=100, # Length of the latent vector
         nc:int=1, # Channels of the image
-        nf:int=64, # Feature maps after the first convolution; they double as the side halves
+        nf:int=64, # Feature maps after the first convolution; doubled as the side halves
         n_extra:int=0 # Extra convolutions of 3 x 3 at half size
     ):
         super().__init__()
-        self.main = nn.Sequential(OrderedDict(_encoder_layers(check_size(size), nz, nc, nf, n_extra)))
+        self.shape = nc,size,size
+        self.main = nn.Sequential(OrderedDict(_encoder_layers(size, nz, nc, nf, n_extra)))
 
-    def forward(self, x): # Images (N, nc, size, size) in [-1, 1]; gives z (N, nz)
+    def forward(self,
+        x:Tensor # Images (N, nc, size, size) in [-1, 1]
+    )->Tensor: # Codes z (N, nz)
+        "$z=G_E(x)$; raises `ValueError` for images of another shape"
+        if self.shape: check_shape(x, *self.shape)
         return self.main(x).flatten(1)
 
 # %% ../nbs/01_networks.ipynb #2ef3f359
 def _decoder_layers(size, nz, nc, nf, n_extra):
     "Names and layers of a decoder"
-    nf *= size//8
+    check_settings(nz=nz, nc=nc, nf=nf, n_extra=n_extra)
+    nf *= check_size(size)//8
     yield f'initial-{nz}-{nf}-convt', convt(nz, nf, 4, 1, 0)
     yield f'initial-{nf}-batchnorm', nn.BatchNorm2d(nf)
     yield f'initial-{nf}-relu', nn.ReLU(inplace=True)
@@ -83,33 +106,44 @@ def _decoder_layers(size, nz, nc, nf, n_extra):
     yield f'final-{nf}-{nc}-convt', convt(nf, nc)
     yield f'final-{nc}-tanh', nn.Tanh()
 
+# %% ../nbs/01_networks.ipynb #e6f7f5bb
 @delegates(Encoder)
 class Decoder(nn.Module):
     "$G_D$ of section 3.1: a latent vector to an image"
+    nz = None # Length of a code; unknown in models that earlier releases pickled
     def __init__(self, size=32, nz=100, nc=1, nf=64, n_extra=0):
         super().__init__()
-        self.main = nn.Sequential(OrderedDict(_decoder_layers(check_size(size), nz, nc, nf, n_extra)))
+        self.nz = nz
+        self.main = nn.Sequential(OrderedDict(_decoder_layers(size, nz, nc, nf, n_extra)))
 
-    def forward(self, z): # Latent vectors (N, nz); gives images (N, nc, size, size) in (-1, 1)
+    def forward(self,
+        z:Tensor # Codes (N, nz)
+    )->Tensor: # Images (N, nc, size, size) in (-1, 1)
+        "$\\hat x=G_D(z)$; raises `ValueError` for codes of another length"
+        if self.nz: check_shape(z, self.nz, what='codes')
         return self.main(z[...,None,None])
 
 # %% ../nbs/01_networks.ipynb #7d8995e8
 @delegates(Encoder)
 class Generator(nn.Module):
-    "Encoder, decoder, encoder: $z=G_E(x)$, $\\hat x=G_D(z)$, $\\hat z=E(\\hat x)$"
+    "$G=(G_E, G_D)$ and $E$: $z=G_E(x)$, $\\hat x=G_D(z)$, $\\hat z=E(\\hat x)$"
     def __init__(self, size=32, nz=100, nc=1, nf=64, n_extra=0):
         super().__init__()
-        args = size,nz,nc,nf,n_extra
-        self.encoder1,self.decoder,self.encoder2 = Encoder(*args),Decoder(*args),Encoder(*args)
+        self.encoder1 = Encoder(size, nz, nc, nf, n_extra)
+        self.decoder = Decoder(size, nz, nc, nf, n_extra)
+        self.encoder2 = Encoder(size, nz, nc, nf, n_extra)
 
-    def forward(self, x): # Images (N, nc, size, size); gives x_hat like x, z (N, nz), z_hat (N, nz)
+    def forward(self,
+        x:Tensor # Images (N, nc, size, size)
+    )->tuple: # x_hat like x, z (N, nz), z_hat (N, nz)
+        "Encode, decode, encode"
         z = self.encoder1(x)
         x_hat = self.decoder(z)
         return x_hat,z,self.encoder2(x_hat)
 
 # %% ../nbs/01_networks.ipynb #1575cca3
 class Discriminator(nn.Module):
-    "$D$ of section 3.1: the probability that an image is real, and the features $f(x)$ before the classifier"
+    "$D$ of section 3.1: the probability that an image is real, and the features $f(x)$"
     def __init__(self,
         size:int=32, # Side of the image in pixels: a power of two, at least 16
         nc:int=1, # Channels of the image
@@ -117,30 +151,40 @@ class Discriminator(nn.Module):
         n_extra:int=0 # Extra convolutions of 3 x 3 at half size
     ):
         super().__init__()
-        *features,classifier = [m for _,m in _encoder_layers(check_size(size), 1, nc, nf, n_extra)]
-        self.features,self.classifier = nn.Sequential(*features),nn.Sequential(classifier)
+        layers = [layer for _,layer in _encoder_layers(size, 1, nc, nf, n_extra)]
+        self.features = nn.Sequential(*layers[:-1])
+        self.classifier = nn.Sequential(layers[-1])
 
-    def forward(self, x): # Images (N, nc, size, size); gives p (N,) and f(x) (N, nf*size/8, 4, 4)
+    def forward(self,
+        x:Tensor # Images (N, nc, size, size)
+    )->tuple: # p (N,) and f(x) (N, nf*size/8, 4, 4)
+        "$D(x)$ and $f(x)$; raises `ValueError` for images of another size"
         f = self.features(x)
-        return self.classifier(f).flatten().float().sigmoid(),f
+        p = self.classifier(f).flatten(1)
+        if p.shape[1]!=1:
+            raise ValueError(f'D is not made for images of shape {tuple(x.shape)}')
+        return p[:,0].float().sigmoid(),f
 
 # %% ../nbs/01_networks.ipynb #1998be53
 def init_weights(
     m:nn.Module # A layer; `model.apply(init_weights)` reaches them all
 ):
-    "DCGAN's initialisation: convolutions and linear layers N(0, 0.02), batch-norm weights N(1, 0.02), biases 0"
-    if isinstance(m, (nn.Conv2d,nn.ConvTranspose2d,nn.Linear)): nn.init.normal_(m.weight, 0., 0.02)
-    elif isinstance(m, nn.BatchNorm2d): nn.init.normal_(m.weight, 1., 0.02)
+    "DCGAN's initialisation: weights N(0, 0.02), batch-norm scales N(1, 0.02), biases 0"
+    if isinstance(m, (nn.Conv2d,nn.ConvTranspose2d,nn.Linear)):
+        nn.init.normal_(m.weight, 0., 0.02)
+    elif isinstance(m, nn.BatchNorm2d):
+        nn.init.normal_(m.weight, 1., 0.02)
     if getattr(m, 'bias', None) is not None: nn.init.zeros_(m.bias)
 
 # %% ../nbs/01_networks.ipynb #131d878b
 def call_constant(
     m:nn.Module, # A module
-    *args # Its inputs
+    *args:Tensor # Its inputs
 ): # Its output
     "Call `m` with its parameters held constant: gradients reach the inputs, not `m`"
-    state = {k:p.detach() for k,p in m.named_parameters()} | {k:b.clone() for k,b in m.named_buffers()}
-    return functional_call(m, state, args)
+    constants = {k:p.detach() for k,p in m.named_parameters()}
+    copies = {k:b.clone() for k,b in m.named_buffers()}
+    return functional_call(m, constants | copies, args)
 
 # %% ../nbs/01_networks.ipynb #87eb8e0e
 @delegates(Encoder)
@@ -149,65 +193,96 @@ class GANomaly(nn.Module):
     def __init__(self, size=32, nz=100, nc=1, nf=64, n_extra=0):
         super().__init__()
         self.args = dict(size=size, nz=nz, nc=nc, nf=nf, n_extra=n_extra)
-        self.generator,self.discriminator = Generator(**self.args),Discriminator(size, nc, nf, n_extra)
+        self.generator = Generator(**self.args)
+        self.discriminator = Discriminator(size, nc, nf, n_extra)
         self.apply(init_weights)
 
-    def forward(self, x): # Images (N, nc, size, size); gives (x, x_hat, z, z_hat), and in training f(x), f(x_hat), D(x), D(x_hat) too
-        x_hat,z,z_hat = self.generator(x)
-        if not self.training: return x,x_hat,z,z_hat
-        D = self.discriminator
-        p_real,f_real = D(x)
-        p_fake,_ = D(x_hat.detach())
-        f_fake = call_constant(D.features, x_hat)
-        return x,x_hat,z,z_hat,f_real.detach(),f_fake,p_real,p_fake
-
-    def features(self, x): # Images (N, nc, size, size); gives f(x), the discriminator's last convolutional features
+    def features(self,
+        x:Tensor # Images (N, nc, size, size)
+    )->Tensor: # f(x), (N, nf*size/8, 4, 4)
+        "The discriminator's last convolutional features"
         return self.discriminator.features(x)
+
+# %% ../nbs/01_networks.ipynb #0d453e04
+@patch
+def forward(self:GANomaly,
+    x:Tensor # Images (N, nc, size, size)
+)->tuple: # (x, x_hat, z, z_hat), and in training f(x), f(x_hat), D(x), D(x_hat) too
+    "Rebuild `x`; in training, also ask the discriminator"
+    x_hat,z,z_hat = self.generator(x)
+    if not self.training: return x,x_hat,z,z_hat
+    D = self.discriminator
+    p_real,f_real = D(x)
+    p_fake,_ = D(x_hat.detach())
+    f_fake = call_constant(D.features, x_hat)
+    return x,x_hat,z,z_hat,f_real.detach(),f_fake,p_real,p_fake
 
 # %% ../nbs/01_networks.ipynb #e95b0a68
 def _read_state(path):
     "The `state_dict` in a checkpoint of the authors' code"
     try: state = torch.load(path, map_location='cpu', weights_only=True)
-    except FileNotFoundError: raise FileNotFoundError(f'no such checkpoint: {path}') from None
-    except Exception as e: raise ValueError(f'{path} is no checkpoint: {type(e).__name__}') from None
+    except FileNotFoundError:
+        raise FileNotFoundError(f'no such checkpoint: {path}') from None
+    except Exception as e:
+        raise ValueError(f'{path} is no checkpoint: {type(e).__name__}') from None
     state = state.get('state_dict', state) if isinstance(state, dict) else {}
-    if not isinstance(state, dict) or not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k,v in state.items()): raise ValueError(f'{path} holds no state_dict')
+    if not _is_state(state): raise ValueError(f'{path} holds no state_dict')
+    for name,t in state.items():
+        if t.isfinite().all(): continue
+        raise ValueError(f'{path}: {name} holds NaN or infinity')
     return state
 
+def _is_state(state):
+    "Is this a dictionary of names and tensors, with at least one?"
+    if not isinstance(state, dict) or not state: return False
+    return all(isinstance(k, str) and isinstance(v, Tensor) for k,v in state.items())
+
+# %% ../nbs/01_networks.ipynb #f2d2eacd
 def _architecture(state, path):
     "Arguments of `GANomaly` for a `netG` state dict"
-    first = [v for k,v in state.items() if k.startswith('encoder1.main.initial-conv')]
-    last = [v for k,v in state.items() if k.startswith('encoder1.main.final')]
-    if not first or not last or first[0].ndim!=4 or last[0].ndim!=4: raise ValueError(f'{path} is no netG of GANomaly: no encoder1 in {list(state)[:3]}')
-    n = sum(k.startswith('encoder1.main.pyramid') and k.endswith('conv.weight') for k in state)
-    n_extra = sum(k.startswith('encoder1.main.extra-layers') and k.endswith('conv.weight') for k in state)
-    return dict(size=8*2**n, nz=last[0].shape[0], nc=first[0].shape[1], nf=first[0].shape[0], n_extra=n_extra)
+    encoder = 'encoder1.main.'
+    names = [k for k in state if k.startswith(encoder) and k.endswith('conv.weight')]
+    first = [v for k,v in state.items() if k.startswith(encoder+'initial-conv')]
+    last = [v for k,v in state.items() if k.startswith(encoder+'final')]
+    if not first or not last or first[0].ndim!=4 or last[0].ndim!=4:
+        found = list(state)[:3]
+        raise ValueError(f'{path} is no netG of GANomaly: no encoder1 in {found}')
+    nf,nc = first[0].shape[:2]
+    n_halvings = sum('.pyramid' in k for k in names)
+    n_extra = sum('.extra-layers' in k for k in names)
+    return dict(size=8*2**n_halvings, nz=len(last[0]), nc=nc, nf=nf, n_extra=n_extra)
 
 def _load(m, state, path):
-    "Load `state` into `m`; raise `ValueError` naming `path` if it belongs to another architecture"
+    "Load `state` into `m`; raise `ValueError` naming `path` if it does not fit"
     try: m.load_state_dict(state)
-    except RuntimeError as e: raise ValueError(f'{path} does not fit: {str(e).splitlines()[-1].strip()}') from None
+    except RuntimeError as e:
+        why = str(e).splitlines()[-1].strip()
+        raise ValueError(f'{path} does not fit: {why}') from None
 
 # %% ../nbs/01_networks.ipynb #69311bd4
 @patch(cls_method=True)
 def from_original(cls:GANomaly,
-    netg, # Path of the authors' `netG.pth`
-    netd # Path of the authors' `netD.pth`
+    netg:str|Path, # Path of the authors' `netG.pth`
+    netd:str|Path # Path of the authors' `netD.pth`
 )->GANomaly: # The model, in evaluation mode
-    "Read checkpoints of the authors' code; raises `ValueError` for a file of another kind or architecture"
+    "Read checkpoints of the authors' code; raises `ValueError` for any other file"
     g,d = _read_state(netg),_read_state(netd)
     model = cls(**_architecture(g, netg))
     _load(model.generator, g, netg)
     _load(model.discriminator, d, netd)
     return model.eval()
 
+# %% ../nbs/01_networks.ipynb #c3c36b8a
 @patch
 def to_original(self:GANomaly,
-    netg, # Path of the `netG.pth` to write
-    netd, # Path of the `netD.pth` to write
+    netg:str|Path, # Path of the `netG.pth` to write
+    netd:str|Path, # Path of the `netD.pth` to write
     epoch:int=0 # Number of the epoch, kept in the file
 ):
-    "Write checkpoints that the authors' code reads; raises `FileExistsError` rather than replace a file"
+    "Write checkpoints for the authors' code; raises `FileExistsError` if one exists"
     for path in (netg,netd):
         if Path(path).exists(): raise FileExistsError(f'{path} exists')
-    for path,m in ((netg,self.generator),(netd,self.discriminator)): torch.save({'epoch':epoch, 'state_dict':m.state_dict()}, path)
+    for path,m in ((netg,self.generator), (netd,self.discriminator)):
+        part = Path(path).with_suffix(f'.{os.getpid()}.part')
+        torch.save({'epoch':epoch, 'state_dict':m.state_dict()}, part)
+        part.replace(path)

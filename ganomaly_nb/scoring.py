@@ -4,21 +4,27 @@
 
 # %% ../nbs/04_scoring.ipynb #132ad946
 from __future__ import annotations
+import hashlib, warnings
 from contextlib import contextmanager
 from fastai.basics import *
+from .checks import check_settings
+from .losses import check_same_shape
 
 # %% auto #0
-__all__ = ['anomaly_score', 'evaluating', 'ScoreCallback', 'code_score', 'activation_difference', 'FittedScore', 'make_score',
-           'scale_scores', 'quantile_threshold', 'conformal_p', 'conformal_threshold', 'Calibration', 'anomaly_map']
+__all__ = ['anomaly_score', 'evaluating', 'ScoreCallback', 'code_score', 'activation_difference', 'weights_digest', 'FittedScore',
+           'make_score', 'as_scores', 'same_kind', 'scale_scores', 'quantile_threshold', 'conformal_p',
+           'conformal_threshold', 'Calibration', 'anomaly_map']
 
 # %% ../nbs/04_scoring.ipynb #fa977135
 def anomaly_score(
     z:Tensor, # Codes of the images, (N, nz)
     z_hat:Tensor, # Codes of their reconstructions, same shape
-    score:str='l1' # 'l1': equation 5. 'mse': mean squared difference, as in the authors' code
+    score:str='l1' # 'l1': equation 5. 'mse': mean squared difference, the authors' code
 )->Tensor: # Scores (N,), 0 or more
-    "$A(x)$: the distance of the two codes of an image, equation 5"
-    if score not in ('l1','mse'): raise ValueError(f"score must be 'l1' or 'mse', found {score!r}")
+    "$A(x)$, equation 5; raises `ValueError` for another `score`, or if the shapes differ"
+    if score not in ('l1','mse'):
+        raise ValueError(f"score must be 'l1' or 'mse', found {score!r}")
+    check_same_shape(z, z_hat, 'z and z_hat')
     d = (z-z_hat).float().flatten(1)
     return d.abs().sum(1) if score=='l1' else d.square().mean(1)
 
@@ -28,11 +34,12 @@ def evaluating(
     m:nn.Module # A module
 ):
     "In this context, `m` is in evaluation mode and no gradients are kept"
-    was = m.training
+    was = [(layer, layer.training) for layer in m.modules()]
     m.eval()
     try:
         with torch.no_grad(): yield m
-    finally: m.train(was)
+    finally:
+        for layer,training in was: layer.training = training
 
 # %% ../nbs/04_scoring.ipynb #0661c988
 class ScoreCallback(Callback):
@@ -43,7 +50,9 @@ class ScoreCallback(Callback):
     ): self.score_func = score_func
 
     def after_loss(self):
-        if not self.training and getattr(self.score_func, 'fitted', True): self.learn.pred = self.score_func(self.pred)
+        "Put the scores in the place of the prediction"
+        if self.training or not getattr(self.score_func, 'fitted', True): return
+        self.learn.pred = self.score_func(self.pred)
 
 def code_score(
     out:tuple, # What `GANomaly` returns: x, x_hat, z, z_hat
@@ -55,121 +64,301 @@ def code_score(
 # %% ../nbs/04_scoring.ipynb #ff32deed
 def activation_difference(
     generator:nn.Module, # A `Generator`
-    x:Tensor, # Images (N, C, H, W)
+    x:Tensor, # Images (N, C, h, w)
     x_hat:Tensor # Their reconstructions, same shape
 )->Tensor: # (N, 4*k) for k feature maps in the last hidden layer
-    "Difference of the last hidden activations of the two encoders, averaged over the four quarters of the image"
-    h,h_hat = [F.adaptive_avg_pool2d(e.main[:-1](o), 2).flatten(1) for e,o in ((generator.encoder1,x), (generator.encoder2,x_hat))]
-    return h-h_hat
+    "Difference of the encoders' last hidden activations, averaged over quarters"
+    check_same_shape(x, x_hat, 'x and x_hat')
+    hidden = generator.encoder1.main[:-1](x)
+    hidden_hat = generator.encoder2.main[:-1](x_hat)
+    quarters = partial(F.adaptive_avg_pool2d, output_size=2)
+    return quarters(hidden).flatten(1) - quarters(hidden_hat).flatten(1)
+
+# %% ../nbs/04_scoring.ipynb #5d238c77
+def weights_digest(
+    model:nn.Module # Any model
+)->str: # 32 hexadecimal digits
+    "A fingerprint of all weights and running statistics, the same on every device"
+    digest = hashlib.blake2b(digest_size=16)
+    for name,t in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(t.cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 # %% ../nbs/04_scoring.ipynb #b53ddcaf
 class FittedScore:
-    "How unusual is the difference between an image and its reconstruction? Mahalanobis distance, fitted to normals"
+    "How unusual is the difference of an image and its reconstruction? Fitted to normals"
     kinds = 'mahalanobis','activations'
+    digest = versions = None # of the weights that the score was fitted with
     def __init__(self,
         model:nn.Module, # A `GANomaly`
-        kind:str='activations' # 'mahalanobis': of z - z_hat. 'activations': of `activation_difference`
-    ): self.model,self.kind,self.mean,self.whiten = model,kind,None,None
+        kind:str='activations' # 'mahalanobis': z - z_hat. 'activations': a layer earlier
+    ):
+        if kind not in self.kinds:
+            raise ValueError(f'kind must be one of {list(self.kinds)}, found {kind!r}')
+        self.model,self.kind = model,kind
+        self.reset()
 
-    @property
-    def fitted(self): return self.mean is not None
-    def reset(self): self.mean = self.whiten = None # The weights have changed
+    def reset(self):
+        "Forget what was fitted: the weights have changed"
+        self.mean = self.whiten = self.digest = self.versions = None
 
-    def difference(self, out): # What `GANomaly` returns; gives (N, k)
-        x,x_hat,z,z_hat = out[:4]
-        return (z-z_hat if self.kind=='mahalanobis' else activation_difference(self.model.generator, x.float(), x_hat.float())).float()
+# %% ../nbs/04_scoring.ipynb #cbb9472a
+@patch
+def difference(self:FittedScore,
+    out:tuple # What `GANomaly` returns
+)->Tensor: # (N, k)
+    "The difference between images and reconstructions of which the score judges the size"
+    x,x_hat,z,z_hat = out[:4]
+    if self.kind=='activations':
+        generator = self.model.generator
+        return activation_difference(generator, x.float(), x_hat.float()).float()
+    check_same_shape(z, z_hat, 'z and z_hat')
+    return (z-z_hat).float()
 
-    def fit(self, d): # Differences of normals (n, k)
-        from sklearn.covariance import ledoit_wolf
-        if len(d)<2: raise ValueError(f'a fitted score needs at least 2 normal images, found {len(d)}')
-        self.mean = d.mean(0)
-        cov = torch.from_numpy(ledoit_wolf((d-self.mean).double().cpu().numpy(), assume_centered=True)[0])
-        self.whiten = torch.linalg.inv(torch.linalg.cholesky(cov)).T.to(d)
+# %% ../nbs/04_scoring.ipynb #9dcfb3c0
+@patch
+def fit(self:FittedScore,
+    d:Tensor # Differences of normals (n, k)
+):
+    "Estimate mean and covariance; raises `ValueError` for fewer than 2 images or NaN"
+    from sklearn.covariance import ledoit_wolf
+    if d.ndim!=2 or len(d)<2:
+        raise ValueError(f'a fitted score needs at least 2 normal images, found {len(d)}')
+    if not d.isfinite().all():
+        raise ValueError('differences of normals must be finite: are the weights sound?')
+    mu = d.mean(0)
+    # centred already: a second centring would move nothing but the last digits
+    cov,_ = ledoit_wolf((d-mu).double().cpu().numpy(), assume_centered=True)
+    L = torch.linalg.cholesky(torch.from_numpy(cov))
+    self._keep(mu, torch.linalg.inv(L).T.to(d))
 
-    def __call__(self, out): # What `GANomaly` returns; gives scores (N,), 0 or more
-        if not self.fitted: raise ValueError('this score must be fitted to normals first')
-        d = self.difference(out)
-        return ((d-self.mean.to(d.device))@self.whiten.to(d.device)).norm(dim=1)
+@patch
+def _keep(self:FittedScore, mean, whiten):
+    "Keep what was fitted, and which weights it belongs to"
+    self.mean,self.whiten = mean,whiten
+    if self.model is not None: self.digest = weights_digest(self.model)
+
+# %% ../nbs/04_scoring.ipynb #ccada79f
+def _versions(model):
+    "Changes as soon as a weight or a running statistic is written to or replaced"
+    tensors = [*model.parameters(), *model.buffers()]
+    return [(t.data_ptr(), t._version) for t in tensors]
+
+@patch
+def _weights_changed(self:FittedScore):
+    "Are the weights no longer those that the score was fitted with?"
+    if self.model is None or self.digest is None: return False
+    versions = _versions(self.model)
+    if versions==self.versions: return False
+    if weights_digest(self.model)!=self.digest: return True
+    self.versions = versions
+    return False
+
+@patch(as_prop=True)
+def fitted(self:FittedScore)->bool:
+    "Fitted with the present weights? Forgets, with a warning, what belongs to others"
+    if self.mean is not None and self._weights_changed():
+        warnings.warn('the weights have changed: the score must be fitted anew')
+        self.reset()
+    return self.mean is not None
+
+# %% ../nbs/04_scoring.ipynb #77abb3e5
+@patch
+def __call__(self:FittedScore,
+    out:tuple # What `GANomaly` returns
+)->Tensor: # Scores (N,), 0 or more
+    "Mahalanobis distance; raises `ValueError` if the score is not fitted"
+    if not self.fitted: raise ValueError('this score must be fitted to normals first')
+    d,k = self.difference(out),len(self.mean)
+    if d.shape[1]!=k:
+        raise ValueError(f'fitted to {k} numbers an image, found {d.shape[1]}')
+    centred = d - self.mean.to(d.device)
+    return (centred @ self.whiten.to(d.device)).norm(dim=1)
+
+# %% ../nbs/04_scoring.ipynb #e08ee38a
+@patch
+def state_tensors(self:FittedScore
+)->dict: # 'mean' (k,) and 'whiten' (k, k); empty if not fitted
+    "What was fitted, for a model file"
+    if not self.fitted: return {}
+    return dict(mean=self.mean.cpu(), whiten=self.whiten.cpu())
+
+@patch
+def load_tensors(self:FittedScore,
+    tensors:dict # What `state_tensors` gave
+):
+    "Take it back, after the weights are loaded; raises `ValueError` if it does not fit"
+    self.reset()
+    if not tensors: return
+    if set(tensors)!={'mean','whiten'}:
+        found = sorted(tensors)
+        raise ValueError(f"a fitted score consists of 'mean' and 'whiten', found {found}")
+    mean,whiten = tensors['mean'],tensors['whiten']
+    if mean.ndim!=1 or whiten.shape!=(len(mean),len(mean)):
+        found = f'{tuple(mean.shape)} and {tuple(whiten.shape)}'
+        raise ValueError(f'mean and whiten must be (k,) and (k, k), found {found}')
+    if not (mean.isfinite().all() and whiten.isfinite().all()):
+        raise ValueError('a fitted score must be finite, found NaN or infinity')
+    self._keep(mean, whiten)
 
 # %% ../nbs/04_scoring.ipynb #c10747e7
 def make_score(
     model:nn.Module, # A `GANomaly`
-    score:str='l1' # 'l1', 'mse' (see `anomaly_score`), 'mahalanobis' or 'activations' (see `FittedScore`)
+    score:str='l1' # 'l1' or 'mse', or one of `FittedScore.kinds`
 ): # From what the model returns to scores (N,)
     "The score function of a name; raises `ValueError` if there is none"
-    known = ('l1','mse',*FittedScore.kinds)
-    if score not in known: raise ValueError(f'score must be one of {list(known)}, found {score!r}')
-    return FittedScore(model, score) if score in FittedScore.kinds else partial(code_score, score=score)
+    known = ['l1','mse',*FittedScore.kinds]
+    if score not in known:
+        raise ValueError(f'score must be one of {known}, found {score!r}')
+    if score in FittedScore.kinds: return FittedScore(model, score)
+    return partial(code_score, score=score)
+
+# %% ../nbs/04_scoring.ipynb #19926553
+def _array(s):
+    "An array that owns its memory"
+    return np.array(list(s) if isinstance(s, (list,tuple,L)) else s)
+
+def as_scores(
+    s # Scores: a number, or N numbers in a list, an array or a tensor
+)->Tensor: # float64 on the CPU, () or (N,)
+    "Scores of any kind as a tensor; raises `TypeError` or `ValueError` for anything else"
+    try: t = s.detach().cpu() if isinstance(s, Tensor) else torch.as_tensor(_array(s))
+    except (TypeError,ValueError):
+        found = f'{type(s).__name__}: {s!r:.40}'
+        raise TypeError(f'scores must be numbers, found {found}') from None
+    if t.is_complex(): raise TypeError('scores must be real numbers, found complex ones')
+    if t.ndim>1:
+        raise ValueError(f'scores must be one number an image, found {tuple(t.shape)}')
+    if not t.isfinite().all():
+        raise ValueError('scores must be finite, found NaN or infinity: '
+                         'are the weights sound?')
+    return t.double()
+
+# %% ../nbs/04_scoring.ipynb #c230460e
+def same_kind(
+    t:Tensor, # An answer, () or (N,)
+    s # The question: a number, a list, an array or a tensor
+): # `t`, of the kind of `s`
+    "A tensor for a tensor, a list for a list, a number for a number"
+    if isinstance(s, Tensor): return t.to(s.device)
+    if isinstance(s, (list,tuple,L)): return t.tolist()
+    return t.numpy() if np.ndim(s) else t.item()
 
 # %% ../nbs/04_scoring.ipynb #9b7b57cc
 def scale_scores(
-    s:Tensor, # Scores (N,)
-    reference:Tensor|None=None # Scores that set the scale; None: `s` itself, as in the paper
-)->Tensor: # Scaled scores (N,); in [0, 1] if they are their own reference
-    "Min-max scaling, equation 6"
-    r = s if reference is None else reference
+    s, # Scores (N,), or one
+    reference=None # Scores that set the scale; None: `s` itself, as in the paper
+): # Scaled scores, of the kind of `s`; in [0, 1] if they are their own reference
+    "Min-max scaling, equation 6; raises `ValueError` if all reference scores are equal"
+    t = as_scores(s)
+    r = t if reference is None else as_scores(reference)
+    if not r.numel(): raise ValueError('cannot scale: there are no reference scores')
     lo,hi = r.min(),r.max()
-    if not hi>lo: raise ValueError(f'cannot scale: all {len(r)} scores are {lo:.4g}')
-    return (s-lo)/(hi-lo)
+    if not hi>lo: raise ValueError(f'cannot scale: all {r.numel()} scores are {lo:.4g}')
+    return same_kind((t-lo)/(hi-lo), s)
 
 # %% ../nbs/04_scoring.ipynb #41b442d7
 def quantile_threshold(
-    s:Tensor, # Scores of held-out normals (n,)
+    s, # Scores of held-out normals (n,)
     fpr:float=0.05 # Share of the held-out normals that may lie above, between 0 and 1
 )->float: # The threshold
-    "The `1-fpr` quantile of the scores"
-    if not 0<fpr<1: raise ValueError(f'fpr must lie between 0 and 1, found {fpr}')
-    if not len(s): raise ValueError('a threshold needs scores of held-out normals, found none: hold some out (held_out=.05) or pass scores')
-    return s.float().quantile(1-fpr).item()
+    "The `1-fpr` quantile of the scores; raises `ValueError` if there are none"
+    check_settings(fpr=fpr)
+    s = as_scores(s).reshape(-1)
+    if not len(s):
+        raise ValueError('a threshold needs scores of held-out normals, found none: '
+                         'hold some out (held_out=.05) or pass scores')
+    return s.quantile(1-fpr).item()
 
 # %% ../nbs/04_scoring.ipynb #1bb8a06f
 def conformal_p(
-    s:Tensor, # Scores (N,)
-    held_out:Tensor # Scores of held-out normals (n,)
-)->Tensor: # p-values (N,), between 1/(n+1) and 1
+    s, # Scores (N,), or one
+    held_out # Scores of held-out normals (n,)
+): # p-values of the kind of `s`, between 1/(n+1) and 1
     "Split-conformal p-values: how often a normal image would score at least as high"
-    h = held_out.float().sort().values
-    above = len(h) - torch.searchsorted(h, s.float().contiguous(), right=False)
-    return (1+above)/(len(h)+1)
+    h = as_scores(held_out).reshape(-1).sort().values
+    above = len(h) - torch.searchsorted(h, as_scores(s))
+    return same_kind((1+above).double()/(len(h)+1), s)
 
 # %% ../nbs/04_scoring.ipynb #4760d26a
 def conformal_threshold(
-    s:Tensor, # Scores of held-out normals (n,)
+    s, # Scores of held-out normals (n,)
     fpr:float=0.05 # Rate of false alarms not to be exceeded, between 0 and 1
 )->float: # The threshold
-    "The threshold at which `conformal_p` reaches `fpr`; raises `ValueError` if `s` are too few for it"
-    if not 0<fpr<1: raise ValueError(f'fpr must lie between 0 and 1, found {fpr}')
-    n,k = len(s),math.ceil((len(s)+1)*(1-fpr)-1e-9)
-    if k>n: raise ValueError(f'a false-positive rate of {fpr} needs at least {math.ceil(1/fpr-1e-9)-1} held-out normals, found {n}: hold out more, or allow a higher rate')
-    return s.float().sort().values[k-1].item()
+    "Where `conformal_p` reaches `fpr`; raises `ValueError` if `s` are too few for it"
+    check_settings(fpr=fpr)
+    s = as_scores(s).reshape(-1)
+    n,k = len(s),math.ceil((len(s)+1)*(1-fpr)-1e-9) # 1e-9: 20*.95 is not quite 19
+    if k>n:
+        needed = math.ceil(1/fpr-1e-9)-1
+        raise ValueError(f'a false-positive rate of {fpr} needs at least {needed} '
+                         f'held-out normals, found {n}: hold out more, or allow more')
+    return s.sort().values[k-1].item()
 
 # %% ../nbs/04_scoring.ipynb #afa995c2
 class Calibration:
     "Scale, threshold and p-values from the scores of held-out normals"
     def __init__(self,
-        scores:Tensor, # Scores of held-out normals (n,)
+        scores, # Scores of held-out normals (n,)
         fpr:float=0.05, # Rate of false alarms, between 0 and 1
-        method:str='conformal' # 'conformal': a rate that is not exceeded. 'quantile': the plain quantile
+        method:str='conformal' # 'conformal': a rate that is kept on average. 'quantile'
     ):
-        if method not in ('conformal','quantile'): raise ValueError(f"method must be 'conformal' or 'quantile', found {method!r}")
-        scores = torch.as_tensor(scores).float().cpu()
-        if not scores.isfinite().all(): raise ValueError('scores of held-out normals must be finite')
-        self.threshold = (conformal_threshold if method=='conformal' else quantile_threshold)(scores, fpr)
+        thresholds = dict(conformal=conformal_threshold, quantile=quantile_threshold)
+        if method not in thresholds:
+            known = "'conformal' or 'quantile'"
+            raise ValueError(f'method must be {known}, found {method!r}')
+        scores = as_scores(scores).reshape(-1)
+        self.threshold = thresholds[method](scores, fpr)
         store_attr()
 
-    def scale(self, s): # Scores; equation 6 with the held-out normals as reference
-        return scale_scores(s, self.scores)
-    def p_value(self, s): # Scores; how often a normal would score as high
-        return conformal_p(s, self.scores)
-    def is_abnormal(self, s): # Scores; True above the threshold
-        if not torch.as_tensor(s).isfinite().all(): raise ValueError('scores must be finite, found NaN or infinity: are the weights sound?')
-        return s>self.threshold
-    def __repr__(self): return f'Calibration(threshold={self.threshold:.4g}, fpr={self.fpr}, method={self.method!r}, n={len(self.scores)})'
+    def __repr__(self):
+        return (f'Calibration(threshold={self.threshold:.4g}, fpr={self.fpr}, '
+                f'method={self.method!r}, n={len(self.scores)})')
+
+# %% ../nbs/04_scoring.ipynb #1e37fc8b
+@patch
+def scale(self:Calibration,
+    s # Scores (N,), or one
+): # Of the kind of `s`; 1: as odd as the oddest held-out normal
+    "Equation 6, with the held-out normals as reference"
+    return scale_scores(s, self.scores)
+
+@patch
+def p_value(self:Calibration,
+    s # Scores (N,), or one
+): # Of the kind of `s`, between 1/(n+1) and 1
+    "How often a normal image would score at least as high"
+    return conformal_p(s, self.scores)
+
+@patch
+def is_abnormal(self:Calibration,
+    s # Scores (N,), or one
+): # True or False, of the kind of `s`
+    "Is the score above the threshold?"
+    return same_kind(as_scores(s)>self.threshold, s)
+
+# %% ../nbs/04_scoring.ipynb #432b3b4b
+@patch
+def state(self:Calibration)->dict: # A tensor, a number and a word
+    "What a model file must keep"
+    return dict(scores=self.scores, fpr=float(self.fpr), method=self.method)
+
+@patch(cls_method=True)
+def from_state(cls:Calibration,
+    state:dict # What `state` gave
+)->Calibration: # The same calibration
+    "Make it again; raises `ValueError` if something is missing"
+    if set(state)!={'scores','fpr','method'}:
+        found = sorted(state)
+        raise ValueError(f'a calibration is scores, fpr and method, found {found}')
+    return cls(**state)
 
 # %% ../nbs/04_scoring.ipynb #aa73b1d7
 def anomaly_map(
-    x:Tensor, # Images (N, C, H, W)
+    x:Tensor, # Images (N, C, h, w)
     x_hat:Tensor # Their reconstructions, same shape
-)->Tensor: # Maps (N, H, W), 0 or more: the mean over the channels
-    "$|x-\\hat x|$, averaged over the channels"
+)->Tensor: # Maps (N, h, w), 0 or more: the mean over the channels
+    "$|x-\\hat x|$, averaged over the channels; raises `ValueError` if the shapes differ"
+    check_same_shape(x, x_hat, 'x and x_hat')
     return (x-x_hat).abs().mean(1)

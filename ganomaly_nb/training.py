@@ -7,6 +7,7 @@ from __future__ import annotations
 from fastai.basics import *
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import *
+from .checks import check_settings
 from .networks import init_weights
 
 # %% auto #0
@@ -17,20 +18,48 @@ def ganomaly_splitter(
     model:nn.Module # A `GANomaly`, or another model with a `discriminator`
 )->list: # Parameters of the generator, parameters of the discriminator
     "The two parameter groups"
-    d = params(get_model(model).discriminator)
-    return [[p for p in params(model) if not any(p is q for q in d)],d]
+    of_d = params(get_model(model).discriminator)
+    others = [p for p in params(model) if not any(p is q for q in of_d)]
+    return [others,of_d]
 
 ganomaly_opt = partial(OptimWrapper, opt=torch.optim.Adam, betas=(0.5,0.999))
 
 # %% ../nbs/03_training.ipynb #d2c5f2e7
 class TermsCallback(Callback):
     "Records the loss terms, and stops before NaN or infinity reaches the weights"
-    name,order = 'terms',55 # after mixed precision, gradient clipping and `Recorder`, before the progress bar
+    name = 'terms'
+    order = 55 # after mixed precision, clipping and `Recorder`, before the progress bar
     def __init__(self,
-        beta:float=0.98 # Of the smoothed values, as in `Recorder`
+        beta:float=0.98 # Of the smoothed values, as in `Recorder`; from 0 to below 1
     ):
-        self.beta,self.loss_terms,self.in_fit = beta,{},False
-        self.smooth,self.n_smooth,self.good_buffers = {},0,[]
+        check_settings(beta=beta)
+        self.beta,self.in_fit,self.resumed = beta,False,False
+        self.loss_terms,self.good_buffers = {},[] # name -> history; running statistics
+        self.smooth,self.n_smooth = {},0 # name -> smoothed value; steps that went into it
+
+# %% ../nbs/03_training.ipynb #60437a41
+@patch
+def before_batch(self:TermsCallback):
+    "Remember batch norm's running statistics: a forward pass with NaN would spoil them"
+    if self.training: self.good_buffers = [b.clone() for b in self.learn.model.buffers()]
+
+@patch
+def _check(self:TermsCallback, ok, what):
+    "Stop the training if not `ok`"
+    if ok: return
+    for b,good in zip(self.learn.model.buffers(), self.good_buffers): b.copy_(good)
+    if hasattr(self.learn, 'lr_finder'): raise CancelFitException
+    self.opt.zero_grad()
+    raise FloatingPointError(
+        f'not a finite number in epoch {self.epoch}, batch {self.iter}: {what}. The '
+        'weights are those of the batch before. Try a smaller lr, or gradient clipping')
+
+@patch
+def before_step(self:TermsCallback):
+    "Check the gradients"
+    grads = [p.grad for p in self.learn.model.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm(grads)
+    self._check(bool(norm.isfinite()), f'norm of the gradients={norm:.3g}')
 
 # %% ../nbs/03_training.ipynb #84d3c381
 def _mean_over_processes(t):
@@ -40,87 +69,113 @@ def _mean_over_processes(t):
     return t/num_distrib()
 
 @patch
-def before_batch(self:TermsCallback):
-    "Remember batch norm's running statistics: a forward pass with NaN would spoil them"
-    if self.training: self.good_buffers = [b.clone() for b in self.learn.model.buffers()]
-
-@patch
 def after_loss(self:TermsCallback):
     "Check and record the loss terms"
     if not self.training: return
     terms = self.learn.loss_func.terms
-    values = _mean_over_processes(torch.stack([self.loss.detach(), *terms.values()])).tolist()
-    self._check(all(map(math.isfinite, values)), ', '.join(f'{k}={v:.3g}' for k,v in zip(('loss',*terms), values)))
+    values = torch.stack([self.loss.detach(), *terms.values()])
+    named = dict(zip(('loss',*terms), _mean_over_processes(values).tolist()))
+    found = ', '.join(f'{k}={v:.3g}' for k,v in named.items())
+    self._check(all(map(math.isfinite, named.values())), found)
     if hasattr(self.learn, 'lr_finder'): return
     self.n_smooth += 1
-    for k,v in zip(terms, values[1:]):
-        self.loss_terms.setdefault(k, []).append(v)
-        self.smooth[k] = self.beta*self.smooth.get(k, 0.) + (1-self.beta)*v
-
-@patch
-def _check(self:TermsCallback, ok, what):
-    "Stop the training if not `ok`: quietly for the learning rate finder, which is looking for that point"
-    if ok: return
-    for b,good in zip(self.learn.model.buffers(), self.good_buffers): b.copy_(good)
-    if hasattr(self.learn, 'lr_finder'): raise CancelFitException
-    self.opt.zero_grad()
-    raise FloatingPointError(f'not a finite number in epoch {self.epoch}, batch {self.iter}: {what}. '
-                             'The weights are those of the batch before. Try a smaller lr, or gradient clipping')
-
-# %% ../nbs/03_training.ipynb #ba9be57a
-@patch
-def before_step(self:TermsCallback):
-    "Check the gradients"
-    norm = nn.utils.get_total_norm([p.grad for p in self.learn.model.parameters() if p.grad is not None])
-    self._check(bool(norm.isfinite()), f'norm of the gradients={norm:.3g}')
+    for k in terms:
+        self.loss_terms.setdefault(k, []).append(named[k])
+        self.smooth[k] = self.beta*self.smooth.get(k, 0.) + (1-self.beta)*named[k]
 
 # %% ../nbs/03_training.ipynb #bfff275e
 @patch
 def before_fit(self:TermsCallback):
-    "Start the smoothed values afresh and add the columns of the loss terms"
-    self.smooth,self.n_smooth,self.in_fit = {},0,False
+    "Start the smoothed values afresh, and add the columns of the loss terms"
+    if not self.resumed: self.smooth,self.n_smooth = {},0
+    self.in_fit = False
     if not hasattr(self.learn, 'recorder'): return
     self.recorder.loss_terms = self.loss_terms
-    names,time = self.recorder.metric_names,L('time') if self.recorder.add_time else L()
-    self.recorder.metric_names = L(names[:len(names)-len(time)]) + L(self.learn.loss_func.names) + time
+    time = L('time') if self.recorder.add_time else L()
+    names = self.recorder.metric_names
+    ours = L(self.learn.loss_func.names)
+    self.recorder.metric_names = L(names[:len(names)-len(time)]) + ours + time
 
 @patch
-def before_train(self:TermsCallback): self.in_fit = True
+def before_train(self:TermsCallback):
+    "A validation from here on belongs to an epoch"
+    self.in_fit,self.resumed = True,False
 
 @patch
 def after_validate(self:TermsCallback):
     "Add the smoothed loss terms to the line of the epoch"
-    if self.in_fit and hasattr(self.learn, 'recorder'):
-        self.recorder.log += L(v/(1-self.beta**self.n_smooth) for v in self.smooth.values())
+    if not self.in_fit or not hasattr(self.learn, 'recorder'): return
+    weight = 1-self.beta**self.n_smooth
+    self.recorder.log += L(v/weight for v in self.smooth.values())
 
 @patch
-def after_epoch(self:TermsCallback): self.in_fit = False
+def after_epoch(self:TermsCallback):
+    "A validation from here on stands by itself"
+    self.in_fit = False
+
+# %% ../nbs/03_training.ipynb #55f91fdf
+@patch
+def state(self:TermsCallback)->dict: # Plain numbers, lists and dictionaries
+    "What a checkpoint must keep of this callback"
+    history = {k:list(v) for k,v in self.loss_terms.items()}
+    return dict(loss_terms=history, smooth=dict(self.smooth), n_smooth=self.n_smooth)
+
+@patch
+def set_state(self:TermsCallback,
+    state:dict # What `state` gave
+):
+    "Go on from there with the next `fit`"
+    self.loss_terms.clear() # the recorder holds the same dictionary
+    self.loss_terms.update({k:list(v) for k,v in state['loss_terms'].items()})
+    self.smooth,self.n_smooth = dict(state['smooth']),state['n_smooth']
+    self.resumed = True
 
 # %% ../nbs/03_training.ipynb #37e22ab1
 class GANomalyCallback(TermsCallback):
     "`TermsCallback` that also resets D as the authors do"
     name = 'ganomaly'
     def __init__(self,
-        d_min:float=1e-5, # D starts afresh when its loss falls below
-        beta:float=0.98 # Of the smoothed values, as in `Recorder`
+        d_min:float=1e-5, # D starts afresh when its loss falls below; 0: never
+        beta:float=0.98 # Of the smoothed values, as in `Recorder`; from 0 to below 1
     ):
         super().__init__(beta)
+        check_settings(d_min=d_min)
         self.d_min,self.n_resets = d_min,0
 
     def after_step(self):
+        "Give D new weights if its last loss is below `d_min`"
         if hasattr(self.learn, 'lr_finder'): return
-        if (self.loss_terms['d_real'][-1]+self.loss_terms['d_fake'][-1])/2 < self.d_min:
-            d = get_model(self.learn.model).discriminator.apply(init_weights)
-            if num_distrib()>1:
-                for p in d.parameters(): torch.distributed.broadcast(p.data, 0)
-            self.n_resets += 1
+        d_real,d_fake = [self.loss_terms[k][-1] for k in ('d_real','d_fake')]
+        if (d_real+d_fake)/2 >= self.d_min: return
+        d = get_model(self.learn.model).discriminator.apply(init_weights)
+        if num_distrib()>1:
+            for p in d.parameters(): torch.distributed.broadcast(p.data, 0)
+        self.n_resets += 1
+
+    def state(self)->dict: # Plain numbers, lists and dictionaries
+        "What a checkpoint must keep of this callback"
+        return dict(super().state(), n_resets=self.n_resets)
+
+    def set_state(self,
+        state:dict # What `state` gave
+    ):
+        "Go on from there with the next `fit`"
+        super().set_state(state)
+        self.n_resets = state['n_resets']
 
 # %% ../nbs/03_training.ipynb #03fce5d2
 class BF16CPU(Callback):
     "Run the model's forward pass in bfloat16 on the CPU"
     order = MixedPrecision.order
     def before_fit(self):
+        "Wrap the forward pass"
         m = self.learn.model
         m.forward = torch.autocast('cpu', torch.bfloat16)(partial(type(m).forward, m))
-    def after_pred(self): self.learn.pred = to_float(self.pred)
-    def after_fit(self): vars(self.learn.model).pop('forward', None)
+
+    def after_pred(self):
+        "Losses want full precision"
+        self.learn.pred = to_float(self.pred)
+
+    def after_fit(self):
+        "Unwrap the forward pass"
+        vars(self.learn.model).pop('forward', None)

@@ -5,8 +5,10 @@
 # %% ../../nbs/10_vae.ipynb #2292a844
 from __future__ import annotations
 from fastai.basics import *
+from ..checks import check_settings
 from ..data import AnomalyDataLoaders
 from ..networks import *
+from ..losses import NamedLoss, check_same_shape
 from ..training import TermsCallback
 from ..learner import *
 
@@ -19,16 +21,18 @@ def kl_divergence(
     logvar:Tensor # Logarithms of its variances, same shape
 )->Tensor: # Nats (N,), 0 or more
     "KL divergence of N(mu, exp(logvar)) from N(0, 1), summed over the code"
+    check_same_shape(mu, logvar, 'mu and logvar')
     return .5*(mu.square() + logvar.exp() - 1 - logvar).sum(1)
 
 # %% ../../nbs/10_vae.ipynb #663340a5
 def gaussian_log_prob(
     x:Tensor, # Images (N, ...)
-    mean:Tensor, # Their expected values, same shape
+    x_hat:Tensor, # Their expected values, same shape
     var:Tensor # Variance of every pixel, a scalar
 )->Tensor: # Nats (N,)
-    "log N(x; mean, var), summed over the pixels"
-    d = (x-mean).float().flatten(1)
+    "log N(x; x_hat, var), summed over the pixels"
+    check_same_shape(x, x_hat, 'x and x_hat')
+    d = (x-x_hat).float().flatten(1)
     return -.5*(d.square()/var + torch.log(2*math.pi*var)).sum(1)
 
 # %% ../../nbs/10_vae.ipynb #edd7941f
@@ -48,51 +52,64 @@ class VAE(nn.Module):
         n_samples:int=10 # Codes drawn for each image when it is scored
     ):
         super().__init__()
-        if n_samples<1: raise ValueError(f'n_samples must be at least 1, found {n_samples}')
-        self.encoder,self.decoder = Encoder(size, 2*nz, nc, nf, n_extra),Decoder(size, nz, nc, nf, n_extra)
+        check_settings(nz=nz, n_samples=n_samples)
+        self.encoder = Encoder(size, 2*nz, nc, nf, n_extra)
+        self.decoder = Decoder(size, nz, nc, nf, n_extra)
         self.apply(init_weights)
         self.register_buffer('sigma2', torch.ones(()))
         self.register_buffer('eps', torch.randn(n_samples, nz))
 
-    def encode(self, x): # Images (N, nc, size, size); gives mean and log-variance of q(z|x), each (N, nz)
+    def encode(self,
+        x:Tensor # Images (N, nc, size, size)
+    )->tuple: # Mean and log-variance of q(z|x), each (N, nz)
+        "Where are the codes that explain `x`?"
         return self.encoder(x).float().chunk(2, dim=1)
 
-    def features(self, x): # Images; gives the means of their codes (N, nz)
+    def features(self,
+        x:Tensor # Images (N, nc, size, size)
+    )->Tensor: # (N, nz)
+        "Means of the codes"
         return self.encode(x)[0]
 
 # %% ../../nbs/10_vae.ipynb #865eabd2
 @patch
-def forward(self:VAE, x): # Images (N, nc, size, size); gives (x, x_hat, mu, logvar, log p(x|z)), the last one of shape (N,)
+def forward(self:VAE,
+    x:Tensor # Images (N, nc, size, size)
+)->tuple: # (x, x_hat, mu, logvar, log p(x|z)), the last one of shape (N,)
+    "Encode, draw, decode; in evaluation mode, average log p(x|z) over `eps`"
     mu,logvar = self.encode(x)
-    if not self.training:
-        log_p = [gaussian_log_prob(x, self.decoder(reparametrize(mu, logvar, e)), self.sigma2) for e in self.eps]
-        return x,self.decoder(mu),mu,logvar,torch.stack(log_p).mean(0)
-    x_hat = self.decoder(reparametrize(mu, logvar, torch.randn_like(mu)))
-    self.sigma2.lerp_(F.mse_loss(x_hat.detach().float(), x), .1)
-    return x,x_hat,mu,logvar,gaussian_log_prob(x, x_hat, self.sigma2.clone())
+    if self.training:
+        x_hat = self.decoder(reparametrize(mu, logvar, torch.randn_like(mu)))
+        self.sigma2.lerp_(F.mse_loss(x_hat.detach().float(), x), .1)
+        return x,x_hat,mu,logvar,gaussian_log_prob(x, x_hat, self.sigma2.clone())
+    drawn = [self.decoder(reparametrize(mu, logvar, e)) for e in self.eps]
+    log_p = [gaussian_log_prob(x, o, self.sigma2) for o in drawn]
+    return x,self.decoder(mu),mu,logvar,torch.stack(log_p).mean(0)
 
 # %% ../../nbs/10_vae.ipynb #03ee1872
-class VAELoss:
+class VAELoss(NamedLoss):
     "Negative ELBO: `rec` = -log p(x|z), `kl` = KL divergence of q(z|x) from the prior"
     names = 'rec','kl'
-    def __init__(self): self.reduction,self.terms = 'mean',{}
     def __call__(self,
         out:tuple, # What `VAE` returns
         *y # Labels, which are not used
     )->Tensor: # Scalar, in nats; with `reduction='none'`, (N,)
+        "The loss, and its terms in `terms`"
         _,_,mu,logvar,log_p = out
         rec,kl = -log_p,kl_divergence(mu, logvar)
-        self.terms = dict(rec=rec.mean().detach(), kl=kl.mean().detach())
-        return (rec+kl).mean() if self.reduction=='mean' else rec+kl
+        self.record(rec.mean(), kl.mean())
+        return self.reduce(rec+kl)
 
 # %% ../../nbs/10_vae.ipynb #2985a9e8
 def vae_score(
     out:tuple, # What `VAE` returns in evaluation mode
     score:str='prob' # 'prob': minus the reconstruction probability. 'elbo': minus the ELBO
 )->Tensor: # Scores (N,), in nats
-    "Anomaly score of a VAE"
-    if score not in ('prob','elbo'): raise ValueError(f"score must be 'prob' or 'elbo', found {score!r}")
-    return -out[4] if score=='prob' else kl_divergence(out[2], out[3])-out[4]
+    "Anomaly score of a VAE; raises `ValueError` for another `score`"
+    if score not in ('prob','elbo'):
+        raise ValueError(f"score must be 'prob' or 'elbo', found {score!r}")
+    _,_,mu,logvar,log_p = out
+    return -log_p if score=='prob' else kl_divergence(mu, logvar)-log_p
 
 # %% ../../nbs/10_vae.ipynb #03d28485
 @delegates(anomaly_learner, but=['arch','loss_func','score_func','splitter'])
@@ -105,4 +122,7 @@ def vae_learner(
 )->AnomalyLearner: # Ready to `fit`
     "A fastai `Learner` that trains a VAE and predicts anomaly scores"
     vae_score([torch.zeros(1,1)]*5, score) # refuses an unknown score now, not after training
-    return anomaly_learner(dls, partial(VAE, n_samples=n_samples), VAELoss(), partial(vae_score, score=score), cbs=[TermsCallback(), *L(cbs)], **kwargs)
+    arch = partial(VAE, n_samples=n_samples)
+    score_func = partial(vae_score, score=score)
+    cbs = [TermsCallback(), *L(cbs)]
+    return anomaly_learner(dls, arch, VAELoss(), score_func, cbs=cbs, **kwargs)
