@@ -32,8 +32,12 @@ settings_table = dict(
     fpr      = (number, 0, True, 1),
     white    = (whole, 1, False, 65535),
     seed     = (whole, 0, False, 2**32-1),
+    split_seed= (whole, 0, False, 2**32-1),
+    level    = (number, 0, True, 1),
+    n        = (whole, 1, False, math.inf),
+    bins     = (whole, 1, False, math.inf),
 )
-below_one = 'held_out','fpr' # these must stay below their largest value
+below_one = 'held_out','fpr','level' # these must stay below their largest value
 
 # %% ../nbs/91_checks.ipynb #da0112b8
 def expected(
