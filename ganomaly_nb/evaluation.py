@@ -18,7 +18,7 @@ from .learner import *
 __all__ = ['as_vector', 'check_scores', 'auroc', 'auprc', 'eer', 'tpr_at_fpr', 'f1_at_threshold', 'bootstrap_ci',
            'weights_digest', 'AnomalyInterpretation', 'TestAUROCMonitorOnly', 'ganomaly_demo']
 
-# %% ../nbs/06_evaluation.ipynb #3c628131
+# %% ../nbs/06_evaluation.ipynb #daa6d5ba
 def as_vector(
     name:str, # What it is, for the message
     v # Numbers (N,): list, array or tensor on any device
@@ -26,7 +26,8 @@ def as_vector(
     "Numbers as a vector; raises `ValueError` for anything else"
     if isinstance(v, Tensor): v = v.detach().double().cpu()
     try: v = np.asarray(v, dtype=float)
-    except (TypeError,ValueError): raise ValueError(f'{name} must be numbers, found {v!r:.80}') from None
+    except (TypeError,ValueError):
+        raise ValueError(f'{name} must be numbers, found {v!r:.80}') from None
     if v.ndim!=1: raise ValueError(f'{name} must have the shape (N,), found {v.shape}')
     return v
 
@@ -35,19 +36,23 @@ def check_scores(
     y, # Labels (N,): 0 normal, 1 abnormal
     s # Scores (N,)
 )->tuple: # Labels as int and scores as float, both (N,)
-    "Labels and scores as arrays; `ValueError` for other labels, NaN, other lengths or a single kind"
+    "As arrays; `ValueError` for other labels, NaN, unequal lengths or a single kind"
     if y is None: raise ValueError('these images have no labels to measure with')
     y,s = as_vector('labels', y),as_vector('scores', s)
     if len(y)!=len(s):
-        raise ValueError(f'labels and scores must be equally many, found {len(y)} and {len(s)}')
+        raise ValueError(f'there must be a score for each label, found {len(y)} labels '
+                         f'and {len(s)} scores')
     odd = np.unique(y[~np.isin(y, (0,1))])
-    if len(odd): raise ValueError(f'labels must be 0 (normal) or 1 (abnormal), found {odd[:5].tolist()}')
+    if len(odd):
+        raise ValueError('labels must be 0 (normal) or 1 (abnormal), '
+                         f'found {odd[:5].tolist()}')
     n_odd = (~np.isfinite(s)).sum()
-    if n_odd: raise ValueError(f'scores must be finite, found {n_odd} of {len(s)} that are not')
+    if n_odd:
+        raise ValueError(f'scores must be finite, found {n_odd} of {len(s)} that are not')
     n_1 = int(y.sum())
     if not 0<n_1<len(y):
-        raise ValueError('normal and abnormal images are needed to measure how well they are told '
-                         f'apart, found {len(y)-n_1} normal and {n_1} abnormal')
+        raise ValueError('normal and abnormal images are needed to measure how well they '
+                         f'are told apart, found {len(y)-n_1} normal and {n_1} abnormal')
     return y.astype(int),s
 
 # %% ../nbs/06_evaluation.ipynb #33523a7a
@@ -64,7 +69,7 @@ def auprc(
     y, # Labels (N,): 0 normal, 1 abnormal
     s # Scores (N,)
 )->float: # 0 to 1
-    "Area under the precision-recall curve, as average precision; errors as in `check_scores`"
+    "Area under the precision-recall curve, as average precision; raises `ValueError`"
     y,s = check_scores(y, s)
     return float(skm.average_precision_score(y, s))
 
@@ -83,9 +88,11 @@ def tpr_at_fpr(
     s, # Scores (N,)
     fpr:float=0.05 # Rate of false alarms that is allowed, 0 to 1
 )->float: # 0 to 1
-    "Largest true-positive rate whose false-positive rate does not exceed `fpr`; errors as in `check_scores`"
-    if not 0<=fpr<=1: raise ValueError(f'fpr must be at least 0 and at most 1, found {fpr}')
-    false_positive,true_positive,_ = skm.roc_curve(*check_scores(y, s), drop_intermediate=False)
+    "True-positive rate at a false-positive rate of at most `fpr`; raises `ValueError`"
+    if not 0<=fpr<=1:
+        raise ValueError(f'fpr must be at least 0 and at most 1, found {fpr}')
+    y,s = check_scores(y, s)
+    false_positive,true_positive,_ = skm.roc_curve(y, s, drop_intermediate=False)
     return float(true_positive[false_positive<=fpr].max())
 
 # %% ../nbs/06_evaluation.ipynb #674d5101
@@ -108,7 +115,7 @@ def bootstrap_ci(
     n:int=500, # Draws
     seed:int=0 # Of the draws
 )->tuple: # Lower and upper end; NaN if there is only one image of a kind
-    "Percentile bootstrap interval of `metric`, stratified by label; errors as in `check_scores`"
+    "Percentile bootstrap interval of `metric`, stratified by label; raises `ValueError`"
     check_settings(level=level, n=n)
     y,s = check_scores(y, s)
     s_0,s_1 = s[y==0],s[y==1]
@@ -116,7 +123,8 @@ def bootstrap_ci(
     def measure(s_0, s_1):
         drawn_y = np.r_[np.zeros(len(s_0)), np.ones(len(s_1))]
         return metric(drawn_y, np.r_[s_0, s_1])
-    drawn = bootstrap((s_0,s_1), measure, n_resamples=n, vectorized=False, method='percentile',
+    drawn = bootstrap((s_0,s_1), measure, n_resamples=n, vectorized=False,
+                      method='percentile',
                       confidence_level=level, rng=np.random.default_rng(seed))
     return float(drawn.confidence_interval.low),float(drawn.confidence_interval.high)
 
@@ -133,13 +141,13 @@ def weights_digest(
 
 # %% ../nbs/06_evaluation.ipynb #67506343
 class AnomalyInterpretation:
-    "Metrics and plots of a learner on a labelled test set, as the learner was when this was made"
+    "Metrics and plots of a learner on a labelled test set, as it was when this was made"
     def __init__(self,
         learn:AnomalyLearner, # The learner
         dl:AnomalyDL, # Loader of the test images, in their order
         scores:Tensor, # Their scores (N,)
         y:Tensor, # Their labels (N,): 0 normal, 1 abnormal
-        calibration:Calibration|None=None # Scale and threshold; None: those of `learn` now, if any
+        calibration:Calibration|None=None # Scale and threshold; None: those of `learn`
     ):
         if calibration is None: calibration = learn.calibration
         self.weights = weights_digest(get_model(learn.model))
@@ -155,13 +163,13 @@ class AnomalyInterpretation:
         "Area under the precision-recall curve"
         return auprc(self.y, self.scores)
 
-# %% ../nbs/06_evaluation.ipynb #d9298607
+# %% ../nbs/06_evaluation.ipynb #8a3e8fea
 @patch(cls_method=True)
 def from_learner(cls:AnomalyInterpretation,
     learn:AnomalyLearner, # A trained learner
     dl:AnomalyDL|None=None # Loader of labelled images; None: `learn.dls.test`
 )->AnomalyInterpretation: # With a threshold, if there are enough held-out normals for one
-    "Score the test set once; `ValueError` if it is empty, a warning if no threshold can be set"
+    "Score the test set once; `ValueError` if it is empty, a warning without a threshold"
     dl = (learn.dls.test if dl is None else dl).new(shuffle=False)
     if not len(dl.dataset): raise ValueError('the test set is empty')
     if learn.calibration is None and len(learn.dls.valid.dataset):
@@ -187,13 +195,13 @@ def summary(self:AnomalyInterpretation,
         rows[name] = (metric(self.y, self.scores), *interval)
     return pd.DataFrame(rows, index=['value','low','high']).T
 
-# %% ../nbs/06_evaluation.ipynb #c60b78ad
+# %% ../nbs/06_evaluation.ipynb #86af9a11
 @patch
 def check_weights(self:AnomalyInterpretation):
     "Raise `ValueError` if the learner no longer has the weights that were measured"
     if weights_digest(get_model(self.learn.model))!=self.weights:
-        raise ValueError('the learner has other weights than those that were measured here: '
-                         'make a new AnomalyInterpretation.from_learner(learn)')
+        raise ValueError('the learner has other weights than those that were measured '
+                         'here: make a new AnomalyInterpretation.from_learner(learn)')
 
 # %% ../nbs/06_evaluation.ipynb #cfd81a49
 @patch
@@ -205,7 +213,8 @@ def plot_roc(self:AnomalyInterpretation,
     y,s = check_scores(self.y, self.scores)
     ax = ax or plt.subplots(figsize=(3.6,3.6))[1]
     false_positive,true_positive,_ = skm.roc_curve(y, s)
-    curve, = ax.plot(false_positive, true_positive, label=label or f'AUROC {self.auroc:.3f}')
+    curve, = ax.plot(false_positive, true_positive,
+                     label=label or f'AUROC {self.auroc:.3f}')
     if self.calibration is not None:
         flagged = s>self.calibration.threshold
         ax.plot(flagged[y==0].mean(), flagged[y==1].mean(), 'o', color=curve.get_color())
@@ -215,7 +224,7 @@ def plot_roc(self:AnomalyInterpretation,
     ax.legend(loc='lower right')
     return ax
 
-# %% ../nbs/06_evaluation.ipynb #534435f0
+# %% ../nbs/06_evaluation.ipynb #d1a23c14
 @patch
 def plot_scores(self:AnomalyInterpretation,
     ax=None, # Axes to draw on
@@ -229,9 +238,11 @@ def plot_scores(self:AnomalyInterpretation,
         s = self.scores[self.y==kind].numpy()
         if not len(s): continue
         share = np.full(len(s), 1/len(s))
-        ax.hist(s, edges, weights=share, alpha=.6, color=color, label=self.learn.dls.vocab[kind])
+        ax.hist(s, edges, weights=share, alpha=.6, color=color,
+                label=self.learn.dls.vocab[kind])
     if self.calibration is not None:
-        ax.axvline(self.calibration.threshold, color='k', ls='--', lw=1, label='threshold')
+        ax.axvline(self.calibration.threshold, color='k', ls='--', lw=1,
+                   label='threshold')
     ax.set(xlabel='anomaly score', ylabel='share of its kind')
     ax.legend()
     return ax
@@ -251,14 +262,14 @@ def features(self:AnomalyInterpretation,
             found.append(m.features(x).flatten(1).cpu())
     return torch.cat(found)
 
-# %% ../nbs/06_evaluation.ipynb #3e1e7f67
+# %% ../nbs/06_evaluation.ipynb #a9fdc8db
 @patch
 def plot_tsne(self:AnomalyInterpretation,
     n:int=500, # Images to show, 5 or more: a random choice
     seed:int=0, # Of the choice and of t-SNE
     ax=None # Axes to draw on
 ): # The axes
-    "t-SNE of the model's features (figure 6 b); `ValueError` if the weights are others now"
+    "t-SNE of the model's features (figure 6 b); `ValueError` if the weights have changed"
     from sklearn.manifold import TSNE
     idxs = np.random.default_rng(seed).permutation(len(self.y))[:n].tolist()
     if len(idxs)<5: raise ValueError(f'a map needs at least 5 images, found {len(idxs)}')
@@ -278,7 +289,7 @@ def show_reconstructions(self:AnomalyInterpretation,
     n:int=3, # Images of each kind, a random choice
     seed:int=0 # Of the choice
 ):
-    "Input, reconstruction and difference of `n` normal and `n` abnormal images (figure 7)"
+    "Input, reconstruction and difference of images of both kinds (figure 7)"
     self.check_weights()
     rng,idxs = np.random.default_rng(seed),[]
     for kind in (0,1):
@@ -286,13 +297,13 @@ def show_reconstructions(self:AnomalyInterpretation,
         idxs += rng.permutation(of_kind)[:n].tolist()
     self.learn.show_results(dl=self.dl, idxs=idxs)
 
-# %% ../nbs/06_evaluation.ipynb #1722be22
+# %% ../nbs/06_evaluation.ipynb #8c99f589
 @patch
 def plot_top_losses(self:AnomalyInterpretation,
     k:int=3, # Images at each end
     largest:bool|None=None # True: the highest scores. False: the lowest. None: both
 ):
-    "The images with the highest and the lowest scores; `ValueError` if the weights are others now"
+    "Images with the highest and lowest scores; `ValueError` if the weights have changed"
     self.check_weights()
     order = self.scores.argsort(descending=True).tolist()
     top,low = order[:k],order[::-1][:k]
@@ -305,10 +316,13 @@ def plot_top_losses(self:AnomalyInterpretation,
 def plot_losses(self:AnomalyInterpretation,
     beta:float=0.98 # Smoothing, at least 0 (none) and below 1
 ): # The figure
-    "The loss terms over the steps; `ValueError` if the learner was not trained in this session"
-    if not 0<=beta<1: raise ValueError(f'beta must be at least 0 and below 1, found {beta}')
+    "The loss terms over the steps; `ValueError` without a training in this session"
+    if not 0<=beta<1:
+        raise ValueError(f'beta must be at least 0 and below 1, found {beta}')
     terms = getattr(self.learn.recorder, 'loss_terms', {})
-    if not terms: raise ValueError('no training history: this learner has not been trained in this session')
+    if not terms:
+        raise ValueError('no training history: this learner has not been trained '
+                         'in this session')
     of_d = [k for k in terms if k.startswith('d_')]
     titles = ('generator','discriminator') if of_d else ('loss',)
     fig,axs = plt.subplots(1, len(titles), figsize=(3*len(titles),2), squeeze=False)

@@ -28,10 +28,10 @@ from .baselines.variants import *
 # %% auto #0
 __all__ = ['models', 'own_scores', 'sources', 'scorings', 'pixel_stats', 'choices', 'row_order', 'outcomes', 'marks',
            'model_options', 'check_choices', 'check_scoring', 'settings', 'check_experiment', 'settings_digest',
-           'training_digest', 'about', 'make_learner', 'written_whole', 'train', 'read_weights', 'sample', 'scores',
+           'training_digest', 'about', 'make_learner', 'written_whole', 'read_weights', 'train', 'sample', 'scores',
            'measure', 'run_experiment', 'as_text', 'experiment_key', 'read_rows', 'write_rows', 'add_rows',
-           'read_results', 'failures', 'keep_scores_of', 'read_scores', 'run_job', 'run_of', 'failed', 'grid_settings',
-           'run_grid', 'open_jobs', 'over_seeds', 'budget', 'ganomaly_experiment']
+           'read_results', 'failures', 'keep_scores_of', 'read_scores', 'failed', 'run_of', 'run_job', 'grid_settings',
+           'open_jobs', 'run_grid', 'over_seeds', 'budget', 'ganomaly_experiment']
 
 # %% ../nbs/30_experiments.ipynb #581f1e1c
 models = dict(
@@ -56,14 +56,15 @@ scorings = dict(
 )
 pixel_stats = dict(half=(.5,.5), mnist=mnist_stats)
 
-# %% ../nbs/30_experiments.ipynb #0a76f5ea
+# %% ../nbs/30_experiments.ipynb #f15b5da9
 def defaults(
     f:callable, # A function
     but=() # Names to leave out
 )->dict: # From names to values
     "Names and default values of the parameters of `f`"
     parameters = inspect.signature(f).parameters.items()
-    return {k:p.default for k,p in parameters if p.default is not p.empty and k not in but}
+    return {k:p.default for k,
+            p in parameters if p.default is not p.empty and k not in but}
 
 # %% ../nbs/30_experiments.ipynb #8ee1474b
 def model_options(
@@ -73,8 +74,9 @@ def model_options(
     of_fastai = {*inspect.signature(Learner.__init__).parameters} - {'lr'}
     return defaults(models[model], but={*of_fastai,'score'})
 
-# %% ../nbs/30_experiments.ipynb #ce6c2fcf
-choices = dict(model=models, data=sources, stats=pixel_stats, protocol=('paper','official'),
+# %% ../nbs/30_experiments.ipynb #0450eae8
+choices = dict(model=models, data=sources, stats=pixel_stats,
+               protocol=('paper','official'),
                precision=('fp32','bf16','fp16'))
 
 def check_choices(
@@ -83,16 +85,18 @@ def check_choices(
     "Raise `ValueError` for a value that is not among the choices of its setting"
     for name,value in settings.items():
         if value not in list(choices[name]):
-            raise ValueError(f'{name} must be one of {list(choices[name])}, found {value!r}')
+            known = list(choices[name])
+            raise ValueError(f'{name} must be one of {known}, found {value!r}')
 
-# %% ../nbs/30_experiments.ipynb #677625c9
+# %% ../nbs/30_experiments.ipynb #a7a53492
 def check_scoring(
     model:str, # A name in `models`
     scoring:str # A score of this model, or a name in `scorings`
 ):
     "Raise `ValueError` unless this model has this score"
     if scoring in [*scorings, defaults(models[model]).get('score', model)]: return
-    if model not in own_scores: make_score(None, scoring) # which knows the scores of notebook 04
+    # which knows the scores of notebook 04
+    if model not in own_scores: make_score(None, scoring)
     elif scoring not in own_scores[model]:
         known = [*own_scores[model], *scorings]
         raise ValueError(f'scoring of {model} must be one of {known}, found {scoring!r}')
@@ -105,19 +109,19 @@ def settings(
     seed:int=0, # Of the weights
     split_seed:int|None=None, # Of split, batches and choice of test images; None: `seed`
     protocol:str='paper', # 'paper' or 'official', see notebook 00
-    scoring:str|None=None, # A score of the model, or a name in `scorings`; None: the model's default
+    scoring:str|None=None, # A score, see `check_scoring`; None: the model's default
     epochs:int=15, # Epochs to train; the scores are those of the last one
     n_train:int|None=None, # No more than this many training images; None: all
-    n_test:int|None=None, # No more than this many test images, with their share of anomalies; None: all
+    n_test:int|None=None, # No more than this many test images; None: all
     held_out:float=.05, # Share of the normals set aside
     bs:int=64, # Batch size
     size:int|None=None, # Side of the images in pixels; None: the source's own
-    stats:str='half', # To [-1, 1] ('half') or to the mean and deviation of MNIST ('mnist')
+    stats:str='half', # Pixels to [-1, 1] ('half') or as MNIST's authors ('mnist')
     precision:str='fp32', # Of training and scoring: 'fp32', 'bf16', or on a GPU 'fp16'
-    monitor:bool=False, # Record the test AUROC after each epoch, to show what choosing by it would do
+    monitor:bool=False, # Record the test AUROC after each epoch, to watch it
     **options # Of the model's learner: lr, nz, nf, w_con, ...
 )->dict: # All settings of one experiment
-    "Complete and check the settings of an experiment; raises `ValueError` for what does not exist"
+    "Complete and check the settings of an experiment; raises `ValueError`"
     given = {k:v for k,v in locals().items() if k!='options'}
     check_choices(**{k:given[k] for k in choices})
     given['split_seed'] = seed if split_seed is None else split_seed
@@ -125,8 +129,9 @@ def settings(
     given['size'] = size or defaults(sources[data])['size']
     return check_experiment(given, options)
 
-# %% ../nbs/30_experiments.ipynb #4d52fa1b
-row_order = ('model','data','abnormal','protocol','seed','split_seed','scoring','epochs','n_train',
+# %% ../nbs/30_experiments.ipynb #1cdd237a
+row_order = ('model','data','abnormal','protocol','seed','split_seed','scoring','epochs',
+             'n_train',
              'n_test','held_out','bs','size','stats','precision','monitor')
 
 def check_experiment(
@@ -137,7 +142,8 @@ def check_experiment(
     model,own = given['model'],model_options(given['model'])
     unknown = sorted(set(options)-set(own))
     if unknown:
-        raise ValueError(f'{model} has no option {unknown}: expected one of {sorted({*own,*row_order})}')
+        known = sorted({*own,*row_order})
+        raise ValueError(f'{model} has no option {unknown}: expected one of {known}')
     s = {k:given[k] for k in row_order} | own | options
     check_settings(**{k:v for k,v in s.items() if k in settings_table})
     check_size(s['size'])
@@ -147,7 +153,7 @@ def check_experiment(
     decimals = [k for k,v in own.items() if isinstance(v, float)] + ['held_out']
     return s | {k:float(s[k]) for k in decimals}
 
-# %% ../nbs/30_experiments.ipynb #1376ce52
+# %% ../nbs/30_experiments.ipynb #75738466
 def settings_digest(
     d:dict # Settings
 )->str: # 12 hexadecimal digits
@@ -155,10 +161,11 @@ def settings_digest(
     text = json.dumps(d, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
+# %% ../nbs/30_experiments.ipynb #b048844e
 def training_digest(
     s:dict # What `settings` returns
 )->str: # 12 hexadecimal digits
-    "A short name for a training: the same for experiments that differ in score and test images only"
+    "A short name for a training, whatever the score and the number of test images"
     return settings_digest({k:v for k,v in s.items() if k not in ('scoring','n_test')})
 
 # %% ../nbs/30_experiments.ipynb #e6eea345
@@ -184,7 +191,8 @@ def make_learner(
     set_seed(s['seed'])
     same = {k:s[k] for k in ('abnormal','size','protocol','held_out','n_train','bs')}
     where = {} if path is None else dict(path=path)
-    dls = sources[s['data']](**same, seed=s['split_seed'], stats=pixel_stats[s['stats']], **where)
+    dls = sources[s['data']](**same, seed=s['split_seed'], stats=pixel_stats[s['stats']],
+                             **where)
     make = models[s['model']]
     own = {k:s[k] for k in defaults(make) if k in s}
     learn = make(dls, cbs=ChannelsLast(), **own)
@@ -203,6 +211,20 @@ def written_whole(
         yield part
         part.replace(file)
     finally: part.unlink(missing_ok=True)
+
+# %% ../nbs/30_experiments.ipynb #bc7c073f
+def read_weights(
+    learn:AnomalyLearner, # A learner of the same settings
+    file # File that `train` wrote
+)->tuple: # The learner with these weights; dict of how it was trained
+    "Read kept weights; raises `ValueError` with the file's name if they are not whole"
+    try:
+        kept = torch.load(file, map_location=learn.dls.device)
+        learn.model.load_state_dict(kept['model'])
+    except Exception as e:
+        raise ValueError(f'{file} holds no weights for this experiment: remove it to '
+                         f'train anew. {e}') from None
+    return learn,kept['about']
 
 # %% ../nbs/30_experiments.ipynb #9217addb
 def train(
@@ -227,18 +249,6 @@ def train(
             torch.save(dict(model=learn.model.state_dict(), about=how, settings=s), part)
     return learn,how
 
-def read_weights(
-    learn:AnomalyLearner, # A learner of the same settings
-    file # File that `train` wrote
-)->tuple: # The learner with these weights; dict of how it was trained
-    "Read kept weights; raises `ValueError` with the file's name if they are not whole"
-    try:
-        kept = torch.load(file, map_location=learn.dls.device)
-        learn.model.load_state_dict(kept['model'])
-    except Exception as e:
-        raise ValueError(f'{file} holds no weights for this experiment, remove it to train anew: {e}') from None
-    return learn,kept['about']
-
 # %% ../nbs/30_experiments.ipynb #535ba665
 def sample(
     dl:AnomalyDL, # Loader of labelled images
@@ -248,7 +258,8 @@ def sample(
     "A random choice that keeps the share of anomalies"
     d = dl.dataset
     if n>=len(d): return dl
-    i = train_test_split(np.arange(len(d)), train_size=n, stratify=d.y, random_state=seed)[0]
+    i = train_test_split(np.arange(len(d)), train_size=n, stratify=d.y,
+                         random_state=seed)[0]
     return dl.new(ImageSet(d.images, d.y[i], d.items[list(i)], d.idxs[i], d.stats))
 
 # %% ../nbs/30_experiments.ipynb #d77eb4c6
@@ -295,9 +306,10 @@ def run_experiment(
     return s | how | measure(learn, s)[2]
 
 # %% ../nbs/30_experiments.ipynb #0443bec0
-outcomes = ('device','threads','torch','fastai','python','ganomaly_nb','date','train_images',
-            'seconds','auroc_by_epoch','d_resets','score_seconds','test_images','abnormal_share',
-            'auroc','auprc','eer','error')
+outcomes = ('device','threads','torch','fastai','python','ganomaly_nb','date',
+            'train_images',
+            'seconds','auroc_by_epoch','d_resets','score_seconds','test_images',
+            'abnormal_share','auroc','auprc','eer','error')
 
 def as_text(
     v # Any value of a row
@@ -305,30 +317,36 @@ def as_text(
     "A value as it stands in a CSV file"
     return '' if v is None else str(v)
 
+# %% ../nbs/30_experiments.ipynb #6d30c176
 def experiment_key(
     row:dict # Values as they were, or as texts from a file
 )->frozenset: # Pairs of name and text
     "What tells two experiments apart: every setting that is set"
-    return frozenset((k,as_text(v)) for k,v in row.items() if k not in outcomes and as_text(v)!='')
+    return frozenset((k,as_text(v)) for k,
+                     v in row.items() if k not in outcomes and as_text(v)!='')
 
-# %% ../nbs/30_experiments.ipynb #ff2465e2
-marks = [{'model','data','abnormal','seed','scoring'}, {'id','auroc'}] # one of these sets is in every file of results
+# %% ../nbs/30_experiments.ipynb #85aa3e9b
+# one of these sets is in every file of results
+marks = [{'model','data','abnormal','seed','scoring'}, {'id','auroc'}]
 
 def read_rows(
     file # CSV file of results
 )->list: # A dictionary of texts for each row; empty if there is no file
-    "Rows as they stand in the file; raises `ValueError` if it is no file of results or is torn"
+    "Rows as they stand; raises `ValueError` if it is no file of results, or torn"
     file = Path(file)
     if not file.exists(): return []
-    try: rows = list(csv.DictReader(io.StringIO(file.read_text(encoding='utf-8'), newline='')))
-    except (UnicodeDecodeError,csv.Error) as e: raise ValueError(f'{file} is no file of results: {e}') from None
+    try:
+        text = file.read_text(encoding='utf-8')
+        rows = list(csv.DictReader(io.StringIO(text, newline='')))
+    except (UnicodeDecodeError,csv.Error) as e:
+        raise ValueError(f'{file} is no file of results: {e}') from None
     if not rows or not any(o<=set(rows[0]) for o in marks):
         head = file.read_text(encoding='utf-8')[:60].splitlines()[:1]
-        raise ValueError(f'{file} is no file of results: expected a table with the columns '
+        raise ValueError(f'{file} is no file of results: expected a table with columns '
                          f'{sorted(marks[0])}, found {head}. It stays as it is')
     for i,r in enumerate(rows):
         if None in r or None in r.values():
-            raise ValueError(f'{file} is torn: row {i+1} has not as many values as there are columns')
+            raise ValueError(f'{file} is torn: row {i+1} has not a value for each column')
     return rows
 
 # %% ../nbs/30_experiments.ipynb #d8435b66
@@ -344,13 +362,13 @@ def write_rows(
         w.writeheader()
         w.writerows({k:as_text(v) for k,v in r.items()} for r in rows)
 
-# %% ../nbs/30_experiments.ipynb #51d6f9ab
+# %% ../nbs/30_experiments.ipynb #50209670
 def add_rows(
     file, # CSV file of results; it and its folder are made if they are not there
     rows:list, # Dictionaries, as `run_experiment` gives
     replace:bool=False # Let new rows take the place of rows with the same settings
 ):
-    "Add rows: all or none, and never two with the same settings; `ValueError` for a file of something else"
+    "Add rows: all or none, never two with the same settings; errors as in `read_rows`"
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f'{file}.lock'):
@@ -359,23 +377,27 @@ def add_rows(
         there = {experiment_key(r) for r in old}
         write_rows(file, old + [r for k,r in new.items() if k not in there])
 
-# %% ../nbs/30_experiments.ipynb #9041b69d
+# %% ../nbs/30_experiments.ipynb #76f8f626
 def read_results(
     file # CSV file of results
 )->pd.DataFrame: # A row for each experiment that did not fail
-    "Results of the experiments that did not fail; `ValueError` or `FileNotFoundError` if there are none to read"
-    if not Path(file).exists(): raise FileNotFoundError(f'no such file of results: {file}')
+    "Experiments that did not fail; `FileNotFoundError`, else errors as in `read_rows`"
+    if not Path(file).exists():
+        raise FileNotFoundError(f'no such file of results: {file}')
     read_rows(file) # refuses another file
     df = pd.read_csv(file, converters=dict(abnormal=str), float_precision='round_trip')
     if 'error' in df: df = df[df.error.isna()].drop(columns='error')
-    return df if 'auroc' in df else df.assign(**dict.fromkeys(('auroc','auprc','eer'), np.nan))
+    missing = [k for k in ('auroc','auprc','eer') if k not in df] # if all have failed
+    return df.reindex(columns=[*df, *missing])
 
+# %% ../nbs/30_experiments.ipynb #58e42f9c
 def failures(
     file # CSV file of results
-)->pd.DataFrame: # model, data, abnormal, seed, scoring and error of each; empty if none failed
+)->pd.DataFrame: # model, data, abnormal, seed, scoring, error; empty if none failed
     "The experiments that failed, with their reasons; errors as in `read_rows`"
     failed = [r for r in read_rows(file) if r.get('error')]
-    return pd.DataFrame(failed, columns=['model','data','abnormal','seed','scoring','error'])
+    return pd.DataFrame(failed,
+                        columns=['model','data','abnormal','seed','scoring','error'])
 
 # %% ../nbs/30_experiments.ipynb #85048cda
 def keep_scores_of(
@@ -385,16 +407,19 @@ def keep_scores_of(
     y # Labels (N,)
 ):
     "Keep scores as float16, labels and settings in one compressed file"
-    with written_whole(Path(folder)/f'{settings_digest(s)}.npz') as part, part.open('wb') as f:
-        np.savez_compressed(f, scores=np.asarray(found, np.float16), y=np.asarray(y, np.uint8),
+    file = Path(folder)/f'{settings_digest(s)}.npz'
+    with written_whole(file) as part, part.open('wb') as f:
+        np.savez_compressed(f, scores=np.asarray(found, np.float16),
+                            y=np.asarray(y, np.uint8),
                             settings=json.dumps(s, default=str))
 
 # %% ../nbs/30_experiments.ipynb #403ec41f
 def read_scores(
     folder, # Folder of scores that `run_grid` kept
-    **settings # The experiment's settings that matter: the first one that has them is taken
+    # The experiment's settings that matter: the first one that has them is taken
+    **settings
 )->tuple: # Scores (N,) and labels (N,): 0 normal, 1 abnormal
-    "Scores and labels of one experiment; raises `FileNotFoundError` if there is none with these settings"
+    "Scores and labels of one experiment; raises `FileNotFoundError` if there is none"
     for file in sorted(Path(folder).glob('*.npz')):
         kept = np.load(file)
         s = json.loads(str(kept['settings']))
@@ -402,26 +427,15 @@ def read_scores(
             return kept['scores'].astype(float),kept['y']
     raise FileNotFoundError(f'no scores in {folder} with {settings}')
 
-# %% ../nbs/30_experiments.ipynb #bb1fbceb
-def run_job(
-    group:list, # Settings of experiments that share a training
-    path=None, # Where the data are
-    weights=None, # Folder of trained weights; None: none are kept
-    keep_scores=None, # Folder for the scores of each image; None: they are not kept
-    known=() # `models`, `sources` and `scorings` of the process that asks
-)->tuple: # Rows, with an error instead of results where one failed; was it interrupted?
-    "Train once and measure each experiment; Ctrl-C keeps the rows that are done"
-    for here,there in zip((models,sources,scorings), known): here.update(there)
-    rows,learn,reason = [],None,None
-    try:
-        for s in group:
-            try:
-                if reason is None and learn is None: learn,how = train(s, path, weights)
-            except Exception as e: reason = e
-            rows.append(run_of(learn, s, how, keep_scores) if learn else failed(s, reason))
-    except KeyboardInterrupt: return rows,True
-    return rows,False
+# %% ../nbs/30_experiments.ipynb #0e5dc770
+def failed(
+    s:dict, # What `settings` returns
+    e:Exception # What went wrong
+)->dict: # A row
+    "The row of an experiment that failed: its reason on one line"
+    return s | about() | dict(error=' '.join(f'{type(e).__name__}: {e}'.split()))
 
+# %% ../nbs/30_experiments.ipynb #972f938f
 def run_of(
     learn:AnomalyLearner, # A trained learner
     s:dict, # What `settings` returns
@@ -435,18 +449,32 @@ def run_of(
         return s | how | results
     except Exception as e: return failed(s, e)
 
-def failed(
-    s:dict, # What `settings` returns
-    e:Exception # What went wrong
-)->dict: # A row
-    "The row of an experiment that failed: its reason on one line"
-    return s | about() | dict(error=' '.join(f'{type(e).__name__}: {e}'.split()))
+# %% ../nbs/30_experiments.ipynb #f335a729
+def run_job(
+    group:list, # Settings of experiments that share a training
+    path=None, # Where the data are
+    weights=None, # Folder of trained weights; None: none are kept
+    keep_scores=None, # Folder for the scores of each image; None: they are not kept
+    known=() # `models`, `sources` and `scorings` of the process that asks
+)->tuple: # Rows, with an error instead of results where one failed; was it interrupted?
+    "Train once and measure each experiment; Ctrl-C keeps the rows that are done"
+    for here,there in zip((models,sources,scorings), known): here.update(there)
+    rows,learn,reason = [],None,None
+    try:
+        for s in group:
+            try:
+                if not learn and not reason: learn,how = train(s, path, weights)
+            except Exception as e: reason = e
+            if reason: rows.append(failed(s, reason))
+            else: rows.append(run_of(learn, s, how, keep_scores))
+    except KeyboardInterrupt: return rows,True
+    return rows,False
 
-# %% ../nbs/30_experiments.ipynb #6c9d9854
+# %% ../nbs/30_experiments.ipynb #81d4ce2c
 def grid_settings(
-    grid:dict|list # As scikit-learn's `ParameterGrid`: a dictionary of lists of settings, or several
+    grid:dict|list # A dictionary of lists of settings, or several, see `ParameterGrid`
 )->list: # What `settings` returns, for each experiment
-    "All experiments of a grid; `ValueError` or `TypeError` for the first setting that is wrong"
+    "All experiments of a grid; `ValueError` or `TypeError` for a setting that is wrong"
     for g in [grid] if isinstance(grid, dict) else grid:
         for name,values in g.items():
             if isinstance(values, str) or not is_listy(values):
@@ -456,26 +484,7 @@ def grid_settings(
             if twice: raise ValueError(f'{name} is given the value {twice[0]} twice')
     return [settings(**g) for g in ParameterGrid(grid)]
 
-# %% ../nbs/30_experiments.ipynb #f008c07e
-def run_grid(
-    grid:dict|list, # As scikit-learn's `ParameterGrid`: a dictionary of lists of settings, or several
-    file, # CSV file to which rows are added
-    n_jobs:int|None=None, # Processes of this machine; None: 1, or what joblib's `parallel_config` says
-    path=None, # Where the data are; None: the sources' defaults
-    weights=None, # Folder of trained weights; None: none are kept
-    keep_scores=None, # Folder for the scores of each image; None: they are not kept
-    retry:bool=False # Run failed experiments again?
-)->pd.DataFrame: # All results in the file that did not fail
-    "Run what is not in `file` yet and add each row at once; errors as in `grid_settings` and `read_rows`"
-    jobs = open_jobs(grid, file, retry)
-    run = joblib.delayed(run_job)
-    work = [run(group, path, weights, keep_scores, (models,sources,scorings)) for group in jobs]
-    results = joblib.Parallel(n_jobs=n_jobs, return_as='generator_unordered')(work)
-    for rows,interrupted in progress_bar(results, total=len(jobs)):
-        if rows: add_rows(file, rows, replace=retry)
-        if interrupted: raise KeyboardInterrupt(f'what is done is in {file}: the same call goes on')
-    return read_results(file) if Path(file).exists() else pd.DataFrame()
-
+# %% ../nbs/30_experiments.ipynb #2b61cb9e
 def open_jobs(
     grid:dict|list, # As in `run_grid`
     file, # CSV file of results
@@ -491,33 +500,58 @@ def open_jobs(
         jobs.setdefault(training_digest(s), []).append(s)
     return list(jobs.values())
 
+# %% ../nbs/30_experiments.ipynb #f008c07e
+def run_grid(
+    grid:dict|list, # A dictionary of lists of settings, or several, see `ParameterGrid`
+    file, # CSV file to which rows are added
+    n_jobs:int|None=None, # Processes here; None: 1, or joblib's `parallel_config`
+    path=None, # Where the data are; None: the sources' defaults
+    weights=None, # Folder of trained weights; None: none are kept
+    keep_scores=None, # Folder for the scores of each image; None: they are not kept
+    retry:bool=False # Run failed experiments again?
+)->pd.DataFrame: # All results in the file that did not fail
+    "Run what is not in `file` yet; errors as in `grid_settings` and `read_rows`"
+    jobs = open_jobs(grid, file, retry)
+    run = joblib.delayed(run_job)
+    work = [run(group, path, weights, keep_scores,
+                (models,sources,scorings)) for group in jobs]
+    results = joblib.Parallel(n_jobs=n_jobs, return_as='generator_unordered')(work)
+    for rows,interrupted in progress_bar(results, total=len(jobs)):
+        if rows: add_rows(file, rows, replace=retry)
+        if interrupted:
+            raise KeyboardInterrupt(f'what is done is in {file}: the same call goes on')
+    return read_results(file) if Path(file).exists() else pd.DataFrame()
+
 # %% ../nbs/30_experiments.ipynb #051fcaf6
 def over_seeds(
     df:pd.DataFrame, # Results, as `read_results` gives
     by:list, # Columns that tell bars apart, such as model and abnormal
     metric:str='auroc' # The column to average
 )->pd.DataFrame: # Columns mean, std (of a sample), low, high and n, for each bar
-    "Mean over seeds; raises `ValueError` if rows of one bar differ in anything else, such as budget or device"
+    "Mean over seeds; raises `ValueError` if rows of one bar differ in anything else"
     may_differ = (*outcomes,'seed','split_seed',*by)
     fixed = [k for k in df if k not in may_differ] + ['device']
     bars = df.groupby(by, sort=False)
     mixed = bars[fixed].nunique(dropna=False).max()
     if (mixed>1).any():
         found = mixed.index[mixed>1].tolist()
-        raise ValueError(f'rows of one bar must differ in their seed only, found different {found}')
+        raise ValueError('rows of one bar must differ in their seed only, '
+                         f'found different {found}')
     return bars[metric].agg(mean='mean', std='std', low='min', high='max', n='size')
 
-# %% ../nbs/30_experiments.ipynb #e59db728
+# %% ../nbs/30_experiments.ipynb #251455c5
 def budget(
     df:pd.DataFrame # Results, as `read_results` gives
 )->pd.DataFrame: # A line for each budget, with the number of rows
     "What the rows were made with: protocol, epochs, images, precision, device and dates"
     def listed(values): return ' '.join(map(str, sorted(set(values))))
     def span(dates): return ' to '.join(sorted({dates.min(), dates.max()}))
-    cols = ['model','data','protocol','epochs','train_images','n_test','nf','precision','device']
+    cols = ['model','data','protocol','epochs','train_images','n_test','nf','precision',
+            'device']
     n_test = df.n_test.astype(object).where(df.n_test.notna(), 'all')
     g = df.assign(n_test=n_test).groupby(cols, sort=False)
-    return g.agg(seeds=('seed',listed), rows=('seed','size'), dates=('date',span)).reset_index()
+    return g.agg(seeds=('seed',listed), rows=('seed','size'),
+                 dates=('date',span)).reset_index()
 
 # %% ../nbs/30_experiments.ipynb #0d12dad2
 import ast
