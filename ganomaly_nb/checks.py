@@ -32,18 +32,12 @@ settings_table = dict(
     fpr      = (number, 0, True, 1),
     white    = (whole, 1, False, 65535),
     seed     = (whole, 0, False, 2**32-1),
-    nc = (whole, 1, False, math.inf),
-    d_min = (number, 0, False, math.inf),
-    beta = (number, 0, False, 1),
-    n_samples = (whole, 1, False, math.inf),
-    restarts = (whole, 1, False, math.inf),
-    steps = (whole, 1, False, math.inf),
-    alpha = (number, 0, False, 1),
-    lam = (number, 0, False, 1),
-    search_lr = (number, 0, True, math.inf),
-    tol = (number, 0, False, 1),
+    split_seed= (whole, 0, False, 2**32-1),
+    level    = (number, 0, True, 1),
+    n        = (whole, 1, False, math.inf),
+    bins     = (whole, 1, False, math.inf),
 )
-below_one = 'held_out','fpr','beta','tol' # these must stay below their largest value
+below_one = 'held_out','fpr','level' # these must stay below their largest value
 
 # %% ../nbs/91_checks.ipynb #da0112b8
 def expected(

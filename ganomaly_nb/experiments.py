@@ -4,8 +4,8 @@
 
 # %% ../nbs/30_experiments.ipynb #aa96c65c
 from __future__ import annotations
-import ast, csv, hashlib, inspect, io, json, platform, time
-from contextlib import redirect_stdout
+import csv, hashlib, inspect, io, json, platform, time, uuid
+from contextlib import contextmanager, redirect_stdout
 from datetime import date
 import fastai, joblib, pandas as pd
 from filelock import FileLock
@@ -13,8 +13,8 @@ from fastprogress.fastprogress import progress_bar
 from sklearn.model_selection import ParameterGrid, train_test_split
 from fastai.basics import *
 from fastai.callback.channelslast import ChannelsLast
-from fastcore.script import call_parse, store_true, Param
 from . import __version__
+from .checks import check_settings, check_size, settings_table
 from .data import *
 from .networks import GANomaly
 from .scoring import make_score
@@ -26,81 +26,205 @@ from .baselines.egbad import *
 from .baselines.variants import *
 
 # %% auto #0
-__all__ = ['models', 'sources', 'scorings', 'pixel_stats', 'settings', 'make_learner', 'train', 'sample', 'scores',
-           'run_experiment', 'add_rows', 'read_results', 'run_grid', 'read_scores', 'over_seeds', 'budget',
-           'ganomaly_experiment']
+__all__ = ['models', 'own_scores', 'sources', 'scorings', 'pixel_stats', 'choices', 'row_order', 'outcomes', 'marks',
+           'model_options', 'check_choices', 'check_scoring', 'settings', 'check_experiment', 'settings_digest',
+           'training_digest', 'about', 'make_learner', 'written_whole', 'read_weights', 'train', 'sample', 'scores',
+           'measure', 'run_experiment', 'as_text', 'experiment_key', 'read_rows', 'write_rows', 'add_rows',
+           'read_results', 'failures', 'keep_scores_of', 'read_scores', 'failed', 'run_of', 'run_job', 'grid_settings',
+           'open_jobs', 'run_grid', 'over_seeds', 'budget', 'ganomaly_experiment']
 
 # %% ../nbs/30_experiments.ipynb #581f1e1c
-models = dict(ganomaly=ganomaly_learner, vae=vae_learner, anogan=anogan_learner, egbad=egbad_learner, bce=bce_learner, anomalib=anomalib_learner, plain_init=plain_init_learner)
-sources = dict(digits=AnomalyDataLoaders.from_digits, mnist=AnomalyDataLoaders.from_mnist, fashion=partial(AnomalyDataLoaders.from_mnist, name='FashionMNIST'), cifar10=AnomalyDataLoaders.from_cifar10)
-scorings = {f'batch_{o}':partial(batch_statistics, order=o) for o in ('shuffled','normals_first')} # from a learner and a loader of test images to scores (N,)
+models = dict(
+    ganomaly=ganomaly_learner,
+    vae=vae_learner,
+    anogan=anogan_learner,
+    egbad=egbad_learner,
+    bce=bce_learner,
+    anomalib=anomalib_learner,
+    plain_init=plain_init_learner,
+)
+own_scores = dict(vae=('prob','elbo'), egbad=('fm','ce'), anogan=('anogan',))
+sources = dict(
+    digits=AnomalyDataLoaders.from_digits,
+    mnist=AnomalyDataLoaders.from_mnist,
+    fashion=partial(AnomalyDataLoaders.from_mnist, name='FashionMNIST'),
+    cifar10=AnomalyDataLoaders.from_cifar10,
+)
+scorings = dict(
+    batch_shuffled=partial(batch_statistics, order='shuffled'),
+    batch_normals_first=partial(batch_statistics, order='normals_first'),
+)
 pixel_stats = dict(half=(.5,.5), mnist=mnist_stats)
 
-# %% ../nbs/30_experiments.ipynb #63f4f81a
-def _defaults(f, but=()):
+# %% ../nbs/30_experiments.ipynb #f15b5da9
+def defaults(
+    f:callable, # A function
+    but=() # Names to leave out
+)->dict: # From names to values
     "Names and default values of the parameters of `f`"
-    return {k:p.default for k,p in inspect.signature(f).parameters.items() if p.default is not p.empty and k not in but}
+    parameters = inspect.signature(f).parameters.items()
+    return {k:p.default for k,
+            p in parameters if p.default is not p.empty and k not in but}
 
-def _known(what, value, among):
-    "`ValueError` unless `value` is a name among others"
-    if value not in among: raise ValueError(f'{what} must be one of {list(among)}, found {value!r}')
-    return among[value]
+# %% ../nbs/30_experiments.ipynb #8ee1474b
+def model_options(
+    model:str # A name in `models`
+)->dict: # Names and default values
+    "The options of a model's learner that belong to an experiment: its own, not fastai's"
+    of_fastai = {*inspect.signature(Learner.__init__).parameters} - {'lr'}
+    return defaults(models[model], but={*of_fastai,'score'})
 
+# %% ../nbs/30_experiments.ipynb #0450eae8
+choices = dict(model=models, data=sources, stats=pixel_stats,
+               protocol=('paper','official'),
+               precision=('fp32','bf16','fp16'))
+
+def check_choices(
+    **settings # Names in `choices`, with their values
+):
+    "Raise `ValueError` for a value that is not among the choices of its setting"
+    for name,value in settings.items():
+        if value not in list(choices[name]):
+            known = list(choices[name])
+            raise ValueError(f'{name} must be one of {known}, found {value!r}')
+
+# %% ../nbs/30_experiments.ipynb #a7a53492
+def check_scoring(
+    model:str, # A name in `models`
+    scoring:str # A score of this model, or a name in `scorings`
+):
+    "Raise `ValueError` unless this model has this score"
+    if scoring in [*scorings, defaults(models[model]).get('score', model)]: return
+    # which knows the scores of notebook 04
+    if model not in own_scores: make_score(None, scoring)
+    elif scoring not in own_scores[model]:
+        known = [*own_scores[model], *scorings]
+        raise ValueError(f'scoring of {model} must be one of {known}, found {scoring!r}')
+
+# %% ../nbs/30_experiments.ipynb #63f4f81a
 def settings(
     model:str='ganomaly', # A name in `models`
     data:str='mnist', # A name in `sources`
     abnormal:str|int=2, # The class that is the anomaly
     seed:int=0, # Of the weights
-    split_seed:int|None=None, # Of the split, the order of the batches and the choice of test images; None: `seed`
+    split_seed:int|None=None, # Of split, batches and choice of test images; None: `seed`
     protocol:str='paper', # 'paper' or 'official', see notebook 00
-    scoring:str|None=None, # The model's `score=`, or a name in `scorings`; None: the model's default
+    scoring:str|None=None, # A score, see `check_scoring`; None: the model's default
     epochs:int=15, # Epochs to train; the scores are those of the last one
     n_train:int|None=None, # No more than this many training images; None: all
-    n_test:int|None=None, # No more than this many test images, with the test set's share of anomalies; None: all
+    n_test:int|None=None, # No more than this many test images; None: all
     held_out:float=.05, # Share of the normals set aside
     bs:int=64, # Batch size
     size:int|None=None, # Side of the images in pixels; None: the source's own
-    stats:str='half', # Pixels are brought to [-1, 1] ('half') or to the mean and deviation of MNIST ('mnist')
+    stats:str='half', # Pixels to [-1, 1] ('half') or as MNIST's authors ('mnist')
     precision:str='fp32', # Of training and scoring: 'fp32', 'bf16', or on a GPU 'fp16'
-    monitor:bool=False, # Record the test AUROC after each epoch too, to show what choosing by it would do
+    monitor:bool=False, # Record the test AUROC after each epoch, to watch it
     **options # Of the model's learner: lr, nz, nf, w_con, ...
 )->dict: # All settings of one experiment
-    "Complete and check the settings of an experiment; raises `ValueError` for a name or an option that does not exist"
-    make,load = _known('model', model, models),_known('data', data, sources)
-    _known('stats', stats, pixel_stats); _known('precision', precision, dict.fromkeys(('fp32','bf16','fp16')))
-    _known('protocol', protocol, dict.fromkeys(('paper','official')))
-    own = _defaults(make, but={*inspect.signature(Learner.__init__).parameters,'score'}-{'lr'})
-    unknown = set(options)-set(own)
-    if unknown: raise ValueError(f'{model} has no option {sorted(unknown)}: expected one of {sorted(own)}')
-    return dict(model=model, data=data, abnormal=abnormal, protocol=protocol, seed=seed, split_seed=seed if split_seed is None else split_seed,
-                scoring=scoring or _defaults(make).get('score', model), epochs=epochs, n_train=n_train, n_test=n_test, held_out=held_out, bs=bs,
-                size=size or _defaults(load)['size'], stats=stats, precision=precision, monitor=monitor, **own | options)
+    "Complete and check the settings of an experiment; raises `ValueError`"
+    given = {k:v for k,v in locals().items() if k!='options'}
+    check_choices(**{k:given[k] for k in choices})
+    given['split_seed'] = seed if split_seed is None else split_seed
+    given['scoring'] = scoring or defaults(models[model]).get('score', model)
+    given['size'] = size or defaults(sources[data])['size']
+    return check_experiment(given, options)
+
+# %% ../nbs/30_experiments.ipynb #1cdd237a
+row_order = ('model','data','abnormal','protocol','seed','split_seed','scoring','epochs',
+             'n_train',
+             'n_test','held_out','bs','size','stats','precision','monitor')
+
+def check_experiment(
+    given:dict, # The settings that every experiment has
+    options:dict # The model's own that were chosen
+)->dict: # All settings in the order of a row
+    "Add the options that nobody chose, and check every value"
+    model,own = given['model'],model_options(given['model'])
+    unknown = sorted(set(options)-set(own))
+    if unknown:
+        known = sorted({*own,*row_order})
+        raise ValueError(f'{model} has no option {unknown}: expected one of {known}')
+    s = {k:given[k] for k in row_order} | own | options
+    check_settings(**{k:v for k,v in s.items() if k in settings_table})
+    check_size(s['size'])
+    check_scoring(model, s['scoring'])
+    if not isinstance(s['monitor'], bool):
+        raise ValueError(f"monitor must be True or False, found {s['monitor']!r}")
+    decimals = [k for k,v in own.items() if isinstance(v, float)] + ['held_out']
+    return s | {k:float(s[k]) for k in decimals}
+
+# %% ../nbs/30_experiments.ipynb #75738466
+def settings_digest(
+    d:dict # Settings
+)->str: # 12 hexadecimal digits
+    "A short name for a dictionary of settings, whatever their order"
+    text = json.dumps(d, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+# %% ../nbs/30_experiments.ipynb #b048844e
+def training_digest(
+    s:dict # What `settings` returns
+)->str: # 12 hexadecimal digits
+    "A short name for a training, whatever the score and the number of test images"
+    return settings_digest({k:v for k,v in s.items() if k not in ('scoring','n_test')})
+
+# %% ../nbs/30_experiments.ipynb #e6eea345
+def about(
+)->dict: # device, threads, versions, date
+    "Where and when: what belongs into a row and is no setting"
+    device = default_device()
+    return dict(
+        device=torch.cuda.get_device_name() if device.type=='cuda' else device.type,
+        threads=torch.get_num_threads(),
+        torch=str(torch.__version__),
+        fastai=fastai.__version__,
+        python=platform.python_version(),
+        ganomaly_nb=__version__,
+        date=date.today().isoformat())
 
 # %% ../nbs/30_experiments.ipynb #cd4232e6
-_after_training = 'scoring','n_test'
-
-def _digest(d):
-    "12 hexadecimal digits that stand for a dictionary"
-    return hashlib.blake2b(json.dumps(d, sort_keys=True, default=str).encode(), digest_size=6).hexdigest()
-
-def _about():
-    "Where and when"
-    device = default_device()
-    return dict(device=torch.cuda.get_device_name() if device.type=='cuda' else device.type, threads=torch.get_num_threads(), torch=str(torch.__version__), fastai=fastai.__version__,
-                python=platform.python_version(), ganomaly_nb=__version__, date=date.today().isoformat())
-
 def make_learner(
     s:dict, # What `settings` returns
     path=None # Where the data are; None: the source's default
 )->AnomalyLearner: # Not trained yet
     "The learner of an experiment, with its data"
     set_seed(s['seed'])
+    same = {k:s[k] for k in ('abnormal','size','protocol','held_out','n_train','bs')}
     where = {} if path is None else dict(path=path)
-    dls = sources[s['data']](abnormal=s['abnormal'], size=s['size'], protocol=s['protocol'], held_out=s['held_out'], n_train=s['n_train'], seed=s['split_seed'],
-                             bs=s['bs'], stats=pixel_stats[s['stats']], **where)
-    own = _defaults(models[s['model']])
-    learn = models[s['model']](dls, cbs=ChannelsLast(), **{k:v for k,v in s.items() if k in own})
+    dls = sources[s['data']](**same, seed=s['split_seed'], stats=pixel_stats[s['stats']],
+                             **where)
+    make = models[s['model']]
+    own = {k:s[k] for k in defaults(make) if k in s}
+    learn = make(dls, cbs=ChannelsLast(), **own)
     return learn if s['precision']=='fp32' else getattr(learn, f'to_{s["precision"]}')()
+
+# %% ../nbs/30_experiments.ipynb #ee5fec3b
+@contextmanager
+def written_whole(
+    file # The file to be written; its folder is made if it is not there
+): # In the context: the path to write to
+    "`file` is there in whole or, if writing fails, as it was"
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f'{file.name}.{uuid.uuid4().hex}.part')
+    try:
+        yield part
+        part.replace(file)
+    finally: part.unlink(missing_ok=True)
+
+# %% ../nbs/30_experiments.ipynb #bc7c073f
+def read_weights(
+    learn:AnomalyLearner, # A learner of the same settings
+    file # File that `train` wrote
+)->tuple: # The learner with these weights; dict of how it was trained
+    "Read kept weights; raises `ValueError` with the file's name if they are not whole"
+    try:
+        kept = torch.load(file, map_location=learn.dls.device)
+        learn.model.load_state_dict(kept['model'])
+    except Exception as e:
+        raise ValueError(f'{file} holds no weights for this experiment: remove it to '
+                         f'train anew. {e}') from None
+    return learn,kept['about']
 
 # %% ../nbs/30_experiments.ipynb #9217addb
 def train(
@@ -109,22 +233,21 @@ def train(
     weights=None # Folder of trained weights; None: none are kept
 )->tuple: # Trained learner; dict of how it was trained
     "Train the learner of an experiment, or read its weights if they have been kept"
-    learn,about = make_learner(s, path),_about()
-    file = Path(weights)/f'{_digest({k:v for k,v in s.items() if k not in _after_training})}.pth' if weights else None
-    if file and file.exists():
-        kept = torch.load(file, map_location=learn.dls.device)
-        learn.model.load_state_dict(kept['model'])
-        return learn,kept['about']
-    start,monitor = time.perf_counter(),TestAUROCMonitorOnly()
-    with learn.no_bar(), learn.no_logging(), redirect_stdout(io.StringIO()): learn.fit(s['epochs'], cbs=[monitor]*s['monitor'])
-    about |= dict(train_images=len(learn.dls.train.dataset), seconds=round(time.perf_counter()-start, 1), auroc_by_epoch=' '.join(f'{o:.6f}' for o in monitor.history),
-                  d_resets=learn.ganomaly.n_resets if hasattr(learn, 'ganomaly') else None)
+    learn,how = make_learner(s, path),about()
+    file = Path(weights)/f'{training_digest(s)}.pth' if weights else None
+    if file and file.exists(): return read_weights(learn, file)
+    start,watch = time.perf_counter(),TestAUROCMonitorOnly()
+    with learn.no_bar(), learn.no_logging(), redirect_stdout(io.StringIO()):
+        learn.fit(s['epochs'], cbs=[watch] if s['monitor'] else [])
+    how |= dict(
+        train_images=len(learn.dls.train.dataset),
+        seconds=round(time.perf_counter()-start, 1),
+        auroc_by_epoch=' '.join(f'{o:.6f}' for o in watch.history),
+        d_resets=learn.ganomaly.n_resets if hasattr(learn, 'ganomaly') else None)
     if file:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f'.{os.getpid()}.part')
-        torch.save(dict(model=learn.model.state_dict(), about=about, settings=s), part)
-        part.replace(file)
-    return learn,about
+        with written_whole(file) as part:
+            torch.save(dict(model=learn.model.state_dict(), about=how, settings=s), part)
+    return learn,how
 
 # %% ../nbs/30_experiments.ipynb #535ba665
 def sample(
@@ -135,156 +258,305 @@ def sample(
     "A random choice that keeps the share of anomalies"
     d = dl.dataset
     if n>=len(d): return dl
-    i = train_test_split(np.arange(len(d)), train_size=n, stratify=d.y, random_state=seed)[0]
+    i = train_test_split(np.arange(len(d)), train_size=n, stratify=d.y,
+                         random_state=seed)[0]
     return dl.new(ImageSet(d.images, d.y[i], d.items[list(i)], d.idxs[i], d.stats))
 
+# %% ../nbs/30_experiments.ipynb #d77eb4c6
 def scores(
     learn:AnomalyLearner, # A trained learner
     dl:AnomalyDL, # Loader of test images
-    scoring:str # The learner's `score=`, or a name in `scorings`
+    scoring:str # A score of the learner, or a name in `scorings`
 )->Tensor: # (N,)
     "Anomaly scores of one kind"
     if scoring in scorings: return scorings[scoring](learn, dl)
-    func,model = learn.scorer.score_func,get_model(learn.model)
+    score,model = learn.scorer.score_func,get_model(learn.model)
     if isinstance(model, GANomaly): learn.scorer.score_func = make_score(model, scoring)
-    elif 'score' in inspect.signature(func).parameters: learn.scorer.score_func = partial(func, score=scoring)
+    elif 'score' in inspect.signature(score).parameters:
+        learn.scorer.score_func = partial(score, score=scoring)
     with learn.no_bar(): return learn.get_preds(dl=dl)[0]
 
 # %% ../nbs/30_experiments.ipynb #ce1530b1
-def _measure(learn, s):
-    "Scores, labels and the row's results"
-    dl,start = learn.dls.test if s['n_test'] is None else sample(learn.dls.test, s['n_test'], s['split_seed']),time.perf_counter()
-    y,a = dl.dataset.y,scores(learn, dl, s['scoring'])
-    return a,y,dict(score_seconds=round(time.perf_counter()-start, 1), test_images=len(y), abnormal_share=round(y.float().mean().item(), 4), auroc=auroc(y, a), auprc=auprc(y, a), eer=eer(y, a))
+def measure(
+    learn:AnomalyLearner, # A trained learner
+    s:dict # What `settings` returns
+)->tuple: # Scores (N,), labels (N,), and the results for the row
+    "Score the test set, or the sample of it that the settings ask for"
+    dl = learn.dls.test
+    if s['n_test'] is not None: dl = sample(dl, s['n_test'], s['split_seed'])
+    start = time.perf_counter()
+    y,found = dl.dataset.y,scores(learn, dl, s['scoring'])
+    results = dict(
+        score_seconds=round(time.perf_counter()-start, 1),
+        test_images=len(y),
+        abnormal_share=round(y.float().mean().item(), 4))
+    for metric in (auroc, auprc, eer): results[metric.__name__] = metric(y, found)
+    return found,y,results
 
+# %% ../nbs/30_experiments.ipynb #9c6cb078
 @delegates(settings)
 def run_experiment(
     path=None, # Where the data are; None: the source's default
     weights=None, # Folder of trained weights; None: none are kept
     **kwargs
 )->dict: # Settings, how it was trained, and results: one row
-    "Run one experiment"
+    "Run one experiment; raises `ValueError` for wrong settings"
     s = settings(**kwargs)
-    learn,about = train(s, path, weights)
-    return s | about | _measure(learn, s)[2]
+    learn,how = train(s, path, weights)
+    return s | how | measure(learn, s)[2]
 
 # %% ../nbs/30_experiments.ipynb #0443bec0
-_outcome = ('device','threads','torch','fastai','python','ganomaly_nb','date','train_images','seconds','auroc_by_epoch','d_resets','score_seconds','test_images','abnormal_share','auroc','auprc','eer','error')
+outcomes = ('device','threads','torch','fastai','python','ganomaly_nb','date',
+            'train_images',
+            'seconds','auroc_by_epoch','d_resets','score_seconds','test_images',
+            'abnormal_share','auroc','auprc','eer','error')
 
-def _text(v): return '' if v is None else str(v)
+def as_text(
+    v # Any value of a row
+)->str: # '' for None
+    "A value as it stands in a CSV file"
+    return '' if v is None else str(v)
 
-def _key(row):
+# %% ../nbs/30_experiments.ipynb #6d30c176
+def experiment_key(
+    row:dict # Values as they were, or as texts from a file
+)->frozenset: # Pairs of name and text
     "What tells two experiments apart: every setting that is set"
-    return frozenset((k,_text(v)) for k,v in row.items() if k not in _outcome and _text(v)!='')
+    return frozenset((k,as_text(v)) for k,
+                     v in row.items() if k not in outcomes and as_text(v)!='')
 
-def _read(file):
+# %% ../nbs/30_experiments.ipynb #85aa3e9b
+# one of these sets is in every file of results
+marks = [{'model','data','abnormal','seed','scoring'}, {'id','auroc'}]
+
+def read_rows(
+    file # CSV file of results
+)->list: # A dictionary of texts for each row; empty if there is no file
+    "Rows as they stand; raises `ValueError` if it is no file of results, or torn"
+    file = Path(file)
     if not file.exists(): return []
-    with file.open(newline='', encoding='utf-8') as f: return list(csv.DictReader(f))
+    try:
+        text = file.read_text(encoding='utf-8')
+        rows = list(csv.DictReader(io.StringIO(text, newline='')))
+    except (UnicodeDecodeError,csv.Error) as e:
+        raise ValueError(f'{file} is no file of results: {e}') from None
+    if not rows or not any(o<=set(rows[0]) for o in marks):
+        head = file.read_text(encoding='utf-8')[:60].splitlines()[:1]
+        raise ValueError(f'{file} is no file of results: expected a table with columns '
+                         f'{sorted(marks[0])}, found {head}. It stays as it is')
+    for i,r in enumerate(rows):
+        if None in r or None in r.values():
+            raise ValueError(f'{file} is torn: row {i+1} has not a value for each column')
+    return rows
 
-def _write(file, rows):
-    cols = list(dict.fromkeys(k for r in rows for k in r))
-    cols = [k for k in cols if k not in _outcome] + [k for k in _outcome if k in cols]
-    part = file.with_suffix(f'.{os.getpid()}.part')
-    with part.open('w', newline='', encoding='utf-8') as f:
+# %% ../nbs/30_experiments.ipynb #d8435b66
+def write_rows(
+    file, # CSV file of results
+    rows:list # Dictionaries
+):
+    "Write all rows: settings first, outcomes last, the file in whole or not at all"
+    names = dict.fromkeys(k for r in rows for k in r)
+    cols = [k for k in names if k not in outcomes] + [k for k in outcomes if k in names]
+    with written_whole(file) as part, part.open('w', newline='', encoding='utf-8') as f:
         w = csv.DictWriter(f, cols, restval='', lineterminator='\n')
-        w.writeheader(); w.writerows({k:_text(v) for k,v in r.items()} for r in rows)
-    part.replace(file)
+        w.writeheader()
+        w.writerows({k:as_text(v) for k,v in r.items()} for r in rows)
 
+# %% ../nbs/30_experiments.ipynb #50209670
 def add_rows(
     file, # CSV file of results; it and its folder are made if they are not there
     rows:list, # Dictionaries, as `run_experiment` gives
     replace:bool=False # Let new rows take the place of rows with the same settings
 ):
-    "Add rows to a file of results: all of them or none, and never two with the same settings"
-    file = Path(file); file.parent.mkdir(parents=True, exist_ok=True)
+    "Add rows: all or none, never two with the same settings; errors as in `read_rows`"
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f'{file}.lock'):
-        old = _read(file)
-        new = {_key(r):r for r in rows}
-        if replace: old = [r for r in old if _key(r) not in new]
-        there = {_key(r) for r in old}
-        _write(file, old + [r for k,r in new.items() if k not in there])
+        old,new = read_rows(file),{experiment_key(r):r for r in rows}
+        if replace: old = [r for r in old if experiment_key(r) not in new]
+        there = {experiment_key(r) for r in old}
+        write_rows(file, old + [r for k,r in new.items() if k not in there])
 
+# %% ../nbs/30_experiments.ipynb #76f8f626
 def read_results(
     file # CSV file of results
 )->pd.DataFrame: # A row for each experiment that did not fail
-    "Results of the experiments that did not fail"
-    df = pd.read_csv(file, dtype=dict(abnormal=str), float_precision='round_trip')
-    return df[df.error.isna()].drop(columns='error') if 'error' in df else df
+    "Experiments that did not fail; `FileNotFoundError`, else errors as in `read_rows`"
+    if not Path(file).exists():
+        raise FileNotFoundError(f'no such file of results: {file}')
+    read_rows(file) # refuses another file
+    df = pd.read_csv(file, converters=dict(abnormal=str), float_precision='round_trip')
+    if 'error' in df: df = df[df.error.isna()].drop(columns='error')
+    missing = [k for k in ('auroc','auprc','eer') if k not in df] # if all have failed
+    return df.reindex(columns=[*df, *missing])
+
+# %% ../nbs/30_experiments.ipynb #58e42f9c
+def failures(
+    file # CSV file of results
+)->pd.DataFrame: # model, data, abnormal, seed, scoring, error; empty if none failed
+    "The experiments that failed, with their reasons; errors as in `read_rows`"
+    failed = [r for r in read_rows(file) if r.get('error')]
+    return pd.DataFrame(failed,
+                        columns=['model','data','abnormal','seed','scoring','error'])
 
 # %% ../nbs/30_experiments.ipynb #85048cda
-def _job(group, path, weights, keep_scores, known):
-    "Rows of experiments that share a training. Rows with an error instead of results if they fail"
-    for here,there in zip((models,sources,scorings), known): here.update(there) # another process does not know what was added
-    rows,learn = [],None
-    for s in group:
-        try:
-            if learn is None: learn,about = train(s, path, weights)
-            a,y,results = _measure(learn, s)
-            rows.append(s | about | results)
-            if keep_scores: _keep(keep_scores, s, a, y)
-        except Exception as e: rows.append(s | _about() | dict(error=f'{type(e).__name__}: {e}'.replace('\n', ' ')))
-    return rows
+def keep_scores_of(
+    folder, # Folder of scores; it is made if it is not there
+    s:dict, # What `settings` returns
+    found, # Scores (N,)
+    y # Labels (N,)
+):
+    "Keep scores as float16, labels and settings in one compressed file"
+    file = Path(folder)/f'{settings_digest(s)}.npz'
+    with written_whole(file) as part, part.open('wb') as f:
+        np.savez_compressed(f, scores=np.asarray(found, np.float16),
+                            y=np.asarray(y, np.uint8),
+                            settings=json.dumps(s, default=str))
 
-def _keep(folder, s, a, y):
-    "Scores of one experiment as float16, compressed"
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
-    file = folder/f'{_digest(s)}.npz'; part = file.with_suffix(f'.{os.getpid()}.part')
-    with part.open('wb') as f: np.savez_compressed(f, scores=np.asarray(a, np.float16), y=np.asarray(y, np.uint8), settings=json.dumps(s, default=str))
-    part.replace(file)
+# %% ../nbs/30_experiments.ipynb #403ec41f
+def read_scores(
+    folder, # Folder of scores that `run_grid` kept
+    # The experiment's settings that matter: the first one that has them is taken
+    **settings
+)->tuple: # Scores (N,) and labels (N,): 0 normal, 1 abnormal
+    "Scores and labels of one experiment; raises `FileNotFoundError` if there is none"
+    for file in sorted(Path(folder).glob('*.npz')):
+        kept = np.load(file)
+        s = json.loads(str(kept['settings']))
+        if all(as_text(s.get(k))==as_text(v) for k,v in settings.items()):
+            return kept['scores'].astype(float),kept['y']
+    raise FileNotFoundError(f'no scores in {folder} with {settings}')
+
+# %% ../nbs/30_experiments.ipynb #0e5dc770
+def failed(
+    s:dict, # What `settings` returns
+    e:Exception # What went wrong
+)->dict: # A row
+    "The row of an experiment that failed: its reason on one line"
+    return s | about() | dict(error=' '.join(f'{type(e).__name__}: {e}'.split()))
+
+# %% ../nbs/30_experiments.ipynb #972f938f
+def run_of(
+    learn:AnomalyLearner, # A trained learner
+    s:dict, # What `settings` returns
+    how:dict, # How it was trained
+    keep_scores=None # Folder for the scores of each image
+)->dict: # A row
+    "Measure one experiment; a failure is a row too"
+    try:
+        found,y,results = measure(learn, s)
+        if keep_scores: keep_scores_of(keep_scores, s, found, y)
+        return s | how | results
+    except Exception as e: return failed(s, e)
+
+# %% ../nbs/30_experiments.ipynb #f335a729
+def run_job(
+    group:list, # Settings of experiments that share a training
+    path=None, # Where the data are
+    weights=None, # Folder of trained weights; None: none are kept
+    keep_scores=None, # Folder for the scores of each image; None: they are not kept
+    known=() # `models`, `sources` and `scorings` of the process that asks
+)->tuple: # Rows, with an error instead of results where one failed; was it interrupted?
+    "Train once and measure each experiment; Ctrl-C keeps the rows that are done"
+    for here,there in zip((models,sources,scorings), known): here.update(there)
+    rows,learn,reason = [],None,None
+    try:
+        for s in group:
+            try:
+                if not learn and not reason: learn,how = train(s, path, weights)
+            except Exception as e: reason = e
+            if reason: rows.append(failed(s, reason))
+            else: rows.append(run_of(learn, s, how, keep_scores))
+    except KeyboardInterrupt: return rows,True
+    return rows,False
+
+# %% ../nbs/30_experiments.ipynb #81d4ce2c
+def grid_settings(
+    grid:dict|list # A dictionary of lists of settings, or several, see `ParameterGrid`
+)->list: # What `settings` returns, for each experiment
+    "All experiments of a grid; `ValueError` or `TypeError` for a setting that is wrong"
+    for g in [grid] if isinstance(grid, dict) else grid:
+        for name,values in g.items():
+            if isinstance(values, str) or not is_listy(values):
+                raise TypeError(f'{name} must be a list of values, found {values!r}')
+            texts = [as_text(v) for v in values]
+            twice = [v for v in texts if texts.count(v)>1]
+            if twice: raise ValueError(f'{name} is given the value {twice[0]} twice')
+    return [settings(**g) for g in ParameterGrid(grid)]
+
+# %% ../nbs/30_experiments.ipynb #2b61cb9e
+def open_jobs(
+    grid:dict|list, # As in `run_grid`
+    file, # CSV file of results
+    retry:bool=False # Are failed experiments to be run again?
+)->list: # Lists of settings that share a training
+    "The experiments of a grid that are not in `file` yet"
+    wanted = grid_settings(grid)
+    done = {experiment_key(r) for r in read_rows(file) if not (retry and r.get('error'))}
+    jobs = {}
+    for s in wanted:
+        if experiment_key(s) in done: continue
+        done.add(experiment_key(s))
+        jobs.setdefault(training_digest(s), []).append(s)
+    return list(jobs.values())
 
 # %% ../nbs/30_experiments.ipynb #f008c07e
 def run_grid(
-    grid:dict|list, # As scikit-learn's `ParameterGrid`: a dictionary of lists of settings, or several
+    grid:dict|list, # A dictionary of lists of settings, or several, see `ParameterGrid`
     file, # CSV file to which rows are added
-    n_jobs:int|None=None, # Processes of this machine; None: 1, or what joblib's `parallel_config` says
+    n_jobs:int|None=None, # Processes here; None: 1, or joblib's `parallel_config`
     path=None, # Where the data are; None: the sources' defaults
     weights=None, # Folder of trained weights; None: none are kept
     keep_scores=None, # Folder for the scores of each image; None: they are not kept
     retry:bool=False # Run failed experiments again?
 )->pd.DataFrame: # All results in the file that did not fail
-    "Run the experiments of a grid that are not in `file` yet, in any number of processes, and add each row as soon as it is there"
-    wanted,file = [settings(**g) for g in ParameterGrid(grid)],Path(file)
-    done = {_key(r) for r in _read(file) if not (retry and r.get('error'))}
-    jobs = {}
-    for s in wanted:
-        if _key(s) not in done: jobs.setdefault(_digest({k:v for k,v in s.items() if k not in _after_training}), []).append(s)
-    work = joblib.Parallel(n_jobs=n_jobs, return_as='generator_unordered')(joblib.delayed(_job)(g, path, weights, keep_scores, (models,sources,scorings)) for g in jobs.values())
-    for rows in progress_bar(work, total=len(jobs)): add_rows(file, rows, replace=retry)
-    return read_results(file) if file.exists() else pd.DataFrame()
-
-# %% ../nbs/30_experiments.ipynb #403ec41f
-def read_scores(
-    folder, # Folder of scores that `run_grid` kept
-    **settings # The experiment's settings that matter: the first one that has them is taken
-)->tuple: # Scores (N,) and labels (N,): 0 normal, 1 abnormal
-    "Scores and labels of one experiment; raises `FileNotFoundError` if there is none with these settings"
-    for file in sorted(Path(folder).glob('*.npz')):
-        kept = np.load(file)
-        s = json.loads(str(kept['settings']))
-        if all(_text(s.get(k))==_text(v) for k,v in settings.items()): return kept['scores'].astype(float),kept['y']
-    raise FileNotFoundError(f'no scores in {folder} with {settings}')
+    "Run what is not in `file` yet; errors as in `grid_settings` and `read_rows`"
+    jobs = open_jobs(grid, file, retry)
+    run = joblib.delayed(run_job)
+    work = [run(group, path, weights, keep_scores,
+                (models,sources,scorings)) for group in jobs]
+    results = joblib.Parallel(n_jobs=n_jobs, return_as='generator_unordered')(work)
+    for rows,interrupted in progress_bar(results, total=len(jobs)):
+        if rows: add_rows(file, rows, replace=retry)
+        if interrupted:
+            raise KeyboardInterrupt(f'what is done is in {file}: the same call goes on')
+    return read_results(file) if Path(file).exists() else pd.DataFrame()
 
 # %% ../nbs/30_experiments.ipynb #051fcaf6
-_seeds = ('seed','split_seed')
-
 def over_seeds(
     df:pd.DataFrame, # Results, as `read_results` gives
     by:list, # Columns that tell bars apart, such as model and abnormal
     metric:str='auroc' # The column to average
-)->pd.DataFrame: # Columns mean, std, low, high and n, for each bar
-    "Mean over seeds; raises `ValueError` if rows of one bar differ in anything else, such as their budget or device"
-    fixed = [k for k in df if k not in (*_outcome,*_seeds,*by)] + ['device']
-    mixed = df.groupby(by, sort=False)[fixed].nunique(dropna=False).max()
-    if (mixed>1).any(): raise ValueError(f'rows of one bar must differ in their seed only, found different {mixed.index[mixed>1].tolist()}')
-    return df.groupby(by, sort=False)[metric].agg(mean='mean', std='std', low='min', high='max', n='size')
+)->pd.DataFrame: # Columns mean, std (of a sample), low, high and n, for each bar
+    "Mean over seeds; raises `ValueError` if rows of one bar differ in anything else"
+    may_differ = (*outcomes,'seed','split_seed',*by)
+    fixed = [k for k in df if k not in may_differ] + ['device']
+    bars = df.groupby(by, sort=False)
+    mixed = bars[fixed].nunique(dropna=False).max()
+    if (mixed>1).any():
+        found = mixed.index[mixed>1].tolist()
+        raise ValueError('rows of one bar must differ in their seed only, '
+                         f'found different {found}')
+    return bars[metric].agg(mean='mean', std='std', low='min', high='max', n='size')
 
+# %% ../nbs/30_experiments.ipynb #251455c5
 def budget(
     df:pd.DataFrame # Results, as `read_results` gives
 )->pd.DataFrame: # A line for each budget, with the number of rows
     "What the rows were made with: protocol, epochs, images, precision, device and dates"
-    cols = ['model','data','protocol','epochs','train_images','n_test','nf','precision','device']
-    g = df.assign(n_test=df.n_test.astype(object).where(df.n_test.notna(), 'all')).groupby(cols, sort=False)
-    return g.agg(seeds=('seed', lambda s: ' '.join(map(str, sorted(set(s))))), rows=('seed','size'), dates=('date', lambda d: ' to '.join(sorted({d.min(), d.max()})))).reset_index()
+    def listed(values): return ' '.join(map(str, sorted(set(values))))
+    def span(dates): return ' to '.join(sorted({dates.min(), dates.max()}))
+    cols = ['model','data','protocol','epochs','train_images','n_test','nf','precision',
+            'device']
+    n_test = df.n_test.astype(object).where(df.n_test.notna(), 'all')
+    g = df.assign(n_test=n_test).groupby(cols, sort=False)
+    return g.agg(seeds=('seed',listed), rows=('seed','size'),
+                 dates=('date',span)).reset_index()
+
+# %% ../nbs/30_experiments.ipynb #0d12dad2
+import ast
+from fastcore.script import call_parse, store_true, Param
+_read = read_rows
 
 # %% ../nbs/30_experiments.ipynb #998bf623
 def _value(v):
