@@ -32,12 +32,15 @@ settings_table = dict(
     fpr      = (number, 0, True, 1),
     white    = (whole, 1, False, 65535),
     seed     = (whole, 0, False, 2**32-1),
-    split_seed= (whole, 0, False, 2**32-1),
-    level    = (number, 0, True, 1),
-    n        = (whole, 1, False, math.inf),
-    bins     = (whole, 1, False, math.inf),
+    n        = (whole, 0, False, math.inf),
+    n_workers = (whole, 0, False, math.inf),
+    px_per_cm = (number, .5, False, 100),
+    photons  = (number, 1, False, math.inf),
+    contrast = (number, 0, True, math.inf),
+    inside   = (number, 0, False, 1),
+    blur     = (number, 0, False, math.inf),
 )
-below_one = 'held_out','fpr','level' # these must stay below their largest value
+below_one = 'held_out','fpr' # these must stay below their largest value
 
 # %% ../nbs/91_checks.ipynb #da0112b8
 def expected(

@@ -9,25 +9,40 @@ from scipy.ndimage import binary_closing, binary_fill_holes, gaussian_filter, la
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize, rotate
 from fastai.basics import *
-from ..data import *
+from ..checks import check_nc, check_settings
+from ..images import load_image
 from .scans import *
 
 # %% auto #0
-__all__ = ['materials', 'attenuation', 'optical_depth', 'pseudo_colour', 'grey_scan', 'detect', 'bag_mask', 'place', 'cut_out',
-           'random_pose', 'project_threat']
+__all__ = ['materials', 'least_depth', 'attenuation', 'optical_depth', 'pseudo_colour', 'grey_scan', 'detect', 'bag_mask',
+           'place', 'cut_out', 'trimmed', 'random_pose', 'put_threat', 'project_threat']
 
 # %% ../../nbs/21_projection.ipynb #8b6954e3
 materials = { # density in g/cm3; mass attenuation in cm2/g at 60 and at 100 keV
-    'foam':(.04, .197, .172), 'textile':(.3, .192, .162), 'paper':(.8, .192, .162), 'wood':(.65, .192, .162), 'leather':(.9, .200, .167), # paper, wood, cotton: cellulose
-    'plastic':(1.05, .188, .163), 'pvc':(1.4, .332, .189), 'water':(1., .206, .171), 'food':(.95, .206, .171), # plastic: ABS
-    'glass':(2.5, .279, .174), 'board':(1.9, .244, .170), 'alumina':(3.9, .237, .163), 'zirconia':(6., 2.82, .755), # board: a third of plastic, two thirds of glass
-    'aluminium':(2.7, .278, .170), 'steel':(7.87, 1.205, .372), 'copper':(8.96, 1.593, .458)}
+    'foam':      (.04,  .197,  .172),
+    'textile':   (.3,   .192,  .162), # cotton, paper and wood are cellulose
+    'paper':     (.8,   .192,  .162),
+    'wood':      (.65,  .192,  .162),
+    'leather':   (.9,   .200,  .167),
+    'plastic':   (1.05, .188,  .163), # ABS
+    'pvc':       (1.4,  .332,  .189),
+    'water':     (1.,   .206,  .171),
+    'food':      (.95,  .206,  .171),
+    'glass':     (2.5,  .279,  .174),
+    'board':     (1.9,  .244,  .170), # a third of plastic, two thirds of glass
+    'alumina':   (3.9,  .237,  .163),
+    'zirconia':  (6.,   2.82,  .755),
+    'aluminium': (2.7,  .278,  .170),
+    'steel':     (7.87, 1.205, .372),
+    'copper':    (8.96, 1.593, .458),
+}
 
 def attenuation(
     material:str # One of `materials`
 )->np.ndarray: # (2,) at 60 and at 100 keV, in 1/cm
-    "Linear attenuation of a material"
-    if material not in materials: raise ValueError(f'material must be one of {list(materials)}, found {material!r}')
+    "Linear attenuation of a material; `ValueError` for one that is unknown"
+    if material not in materials:
+        raise ValueError(f'material must be one of {list(materials)}, found {material!r}')
     density,*mass = materials[material]
     return density*np.array(mass, np.float32)
 
@@ -40,33 +55,46 @@ def optical_depth(
     return attenuation(material)[:,None,None]*np.asarray(thickness, np.float32)
 
 # %% ../../nbs/21_projection.ipynb #31891b91
-_palette = dict(ratio=[1.,1.2,1.26,1.36,1.55,1.8,2.3], hue=[35,38,50,88,108,190,207], gain=[1.65,1.65,1.4,1.1,1.1,1.5,1.7], most=[.88,.88,.86,.76,.76,.85,.9])
+palette = dict( # hue in degrees, and how strongly it is coloured, for a ratio
+    ratio = [1.,  1.2, 1.26,1.36,1.55,1.8, 2.3],
+    hue   = [35,  38,  50,  88,  108, 190, 207],
+    gain  = [1.65,1.65,1.4, 1.1, 1.1, 1.5, 1.7],
+    most  = [.88, .88, .86, .76, .76, .85, .9])
 
-def _colours():
-    "uint8 table (128, 256, 3): colour by ratio, 1 to 3, and brightness, 0 to 1"
-    hue,gain,most = [np.interp(np.linspace(1, 3, 128), _palette['ratio'], _palette[k])[:,None,None] for k in ('hue','gain','most')]
+def make_colours()->np.ndarray: # uint8 (128, 256, 3)
+    "Table of colours: by ratio, from 1 to 3, and by brightness, from 0 to 1"
+    ratios = np.linspace(1, 3, 128)
+    def column(name): return np.interp(ratios, palette['ratio'], palette[name])[:,None,None]
+    hue,gain,most = [column(k) for k in ('hue','gain','most')]
     g = np.linspace(0, 1, 256)[None,:,None]
     pure = np.array([colorsys.hsv_to_rgb(h/360, 1, 1) for h in hue[:,0,0]])[:,None]
-    saturation = np.minimum(gain*(1-g), most)*np.minimum(1, .35+g/.22)     # the darkest is grey
+    darkest_is_grey = np.minimum(1, .35+g/.22)
+    saturation = np.minimum(gain*(1-g), most)*darkest_is_grey
     rgb = 1-saturation*(1-pure)
-    return (255*rgb*np.minimum(g/rgb.mean(-1, keepdims=True), 1)).round().astype(np.uint8)
-_table = _colours()
+    as_bright = np.minimum(g/rgb.mean(-1, keepdims=True), 1)
+    return (255*rgb*as_bright).round().astype(np.uint8)
 
+colour_table = make_colours()
+
+# %% ../../nbs/21_projection.ipynb #f1eef35a
 def pseudo_colour(
     depth # (2, H, W) optical depth at 60 and 100 keV
 )->np.ndarray: # uint8 (H, W, 3)
     "Hue from the ratio of the two depths, brightness from their mean"
     low,high = np.asarray(depth, np.float32)
-    ratio = (gaussian_filter(low, .8)+.036)/(gaussian_filter(high, .8)+.03)  # where nearly nothing is, nearly white
-    ratio = np.where(low>5, np.maximum(ratio, 1.6), ratio)                  # beyond the detector's range the ratio means nothing
+    ratio = (gaussian_filter(low, .8)+.036)/(gaussian_filter(high, .8)+.03) # of air: 1.2
+    ratio = np.where(low>5, np.maximum(ratio, 1.6), ratio) # beyond the detector's range
     i = ((ratio-1)*63.5).clip(0, 127).astype(np.intp)
-    return _table[i,(255*np.exp(-.275*(low+high))).clip(0, 255).astype(np.intp)]
+    brightness = 255*np.exp(-.275*(low+high))
+    return colour_table[i,brightness.clip(0, 255).astype(np.intp)]
 
+# %% ../../nbs/21_projection.ipynb #0b13f9bf
 def grey_scan(
     depth # (2, H, W) optical depth at 60 and 100 keV
 )->np.ndarray: # uint8 (H, W)
     "What a scanner with a single energy, 100 keV, shows: the transmission"
-    return (255*np.exp(-np.asarray(depth[1], np.float32))).clip(0, 255).round().astype(np.uint8)
+    T = np.exp(-np.asarray(depth[1], np.float32))
+    return (255*T).clip(0, 255).round().astype(np.uint8)
 
 # %% ../../nbs/21_projection.ipynb #35d5a439
 def detect(
@@ -75,21 +103,28 @@ def detect(
     photons:float=1e4, # Sent into a pixel; noise falls with its square root
     blur:float=.6 # Standard deviation in pixels
 )->np.ndarray: # (2, H, W) optical depth as measured
-    "Blur and photon noise (normal, which is as good as Poisson for more than some ten photons)"
+    "Blur and photon noise (normal, as good as Poisson for more than some ten photons)"
+    check_settings(photons=photons, blur=blur)
     T = gaussian_filter(np.exp(-np.asarray(depth, np.float32)), (0,blur,blur))
-    T += np.sqrt(T/photons)*np.random.default_rng(seed).standard_normal(T.shape, np.float32)
+    noise = np.random.default_rng(seed).standard_normal(T.shape, np.float32)
+    T += np.sqrt(T/photons)*noise
     return -np.log(T.clip(1e-3))
 
 # %% ../../nbs/21_projection.ipynb #4d4ffd67
 def bag_mask(
     x # uint8 (nc, H, W), or transmission in [0, 1]
 )->np.ndarray: # bool (H, W)
-    "Where the bag is: the largest region that is darker than the background, without holes"
+    "The largest region that is darker than the background, without holes"
     x = np.asarray(x)
-    small = (x[:,::4,::4]<.95*(255 if x.dtype==np.uint8 else 1)).any(0)
-    regions,n = label(binary_fill_holes(binary_closing(np.pad(small, 4), np.ones((3,3)), iterations=2))[4:-4,4:-4])
-    if n: regions = regions==1+np.bincount(regions.ravel())[1:].argmax()
-    return regions.astype(bool).repeat(4, 0).repeat(4, 1)[:x.shape[1],:x.shape[2]]
+    white = 255 if x.dtype==np.uint8 else 1
+    small = (x[:,::4,::4]<.95*white).any(0)
+    closed = binary_closing(np.pad(small, 4), np.ones((3,3)), iterations=2)
+    regions,n = label(binary_fill_holes(closed)[4:-4,4:-4])
+    if n:
+        largest = 1+np.bincount(regions.ravel())[1:].argmax()
+        regions = regions==largest
+    large = regions.astype(bool).repeat(4, 0).repeat(4, 1)
+    return large[:x.shape[1],:x.shape[2]]
 
 # %% ../../nbs/21_projection.ipynb #90a5928e
 def place(
@@ -97,64 +132,110 @@ def place(
     h:int, # Height of the threat in pixels
     w:int, # Its width
     seed=0, # Number, or numpy generator
-    inside:float=.95 # Share of its box that must be in the bag
+    inside:float=.95 # Share of its box that must be in the bag, 0 to 1
 )->np.ndarray: # Its box: left, top, right, bottom
     "A random place in the bag; `ValueError` if there is none"
-    y,x = np.mgrid[0:max(0, mask.shape[0]-h+1):4,0:max(0, mask.shape[1]-w+1):4].reshape(2,-1)
+    check_settings(inside=inside)
+    last_y,last_x = mask.shape[0]-h,mask.shape[1]-w
+    y,x = np.mgrid[0:max(0, last_y+1):4,0:max(0, last_x+1):4].reshape(2,-1)
     boxes = np.stack([x, y, x+w, y+h], 1)
     boxes = boxes[share_in(mask, boxes)>=inside]
-    if not len(boxes): raise ValueError(f'no place in the bag for a threat of {w} x {h} pixels')
+    if not len(boxes):
+        raise ValueError(f'no place in the bag for a threat of {w} x {h} pixels')
     return np.random.default_rng(seed).choice(boxes)
 
 # %% ../../nbs/21_projection.ipynb #8ae1bed7
 def cut_out(
-    crop # Path, or anything else that `load_image` takes: a grey picture with a threat in its middle, on brighter ground
+    crop # Grey picture (a path, or what else `load_image` takes) with a threat in its middle
 )->np.ndarray: # (1, H, W) optical depth, zero around the threat
-    "Separate a threat from its ground"
-    depth = -np.log((load_image(crop, None, 1).numpy()[0]/np.float32(255)).clip(1/255))
+    "Separate a threat from its brighter ground; `ValueError` if nothing is darker than it"
+    x = load_image(crop, None, 1).numpy()[0]/np.float32(255)
+    depth = -np.log(x.clip(1/255))
     h,w = depth.shape
     middle = np.s_[h//4:h-h//4,w//4:w-w//4]
-    pieces,_ = label(depth>(np.quantile(depth, .3)+np.quantile(depth[middle], .8))/2)
+    ground,dark = np.quantile(depth, .3),np.quantile(depth[middle], .8)
+    pieces,_ = label(depth>(ground+dark)/2)
     size = np.bincount(pieces[middle].ravel(), minlength=2)[1:]
-    if not size.max(): raise ValueError(f'nothing in the middle of {crop if isinstance(crop, (str,os.PathLike)) else "the crop"} is darker than its ground')
+    if not size.max():
+        name = crop if isinstance(crop, (str,os.PathLike)) else 'the crop'
+        raise ValueError(f'nothing in the middle of {name} is darker than its ground')
     on = pieces==1+size.argmax()
-    return ((depth-np.median(depth[~on])).clip(0)*gaussian_filter(on.astype(np.float32), 1))[None] # a soft rim
+    soft_rim = gaussian_filter(on.astype(np.float32), 1)
+    return ((depth-np.median(depth[~on])).clip(0)*soft_rim)[None]
 
 # %% ../../nbs/21_projection.ipynb #977780f0
-def _trimmed(depth):
-    "An optical depth (C, h, w) without its empty margins"
-    ys,xs = [np.flatnonzero((depth>.02).any(a)) for a in ((0,2),(0,1))]
-    if not len(ys): raise ValueError('the threat is empty: its optical depth is nowhere above 0.02')
+least_depth = .02 # below it a pixel does not belong to the threat
+
+def trimmed(
+    depth # (C, h, w) optical depth
+)->np.ndarray: # (C, h', w')
+    "An optical depth without its empty margins; `ValueError` if nothing is left"
+    ys,xs = [np.flatnonzero((depth>least_depth).any(a)) for a in ((0,2),(0,1))]
+    if not len(ys): raise ValueError('the threat is empty: nowhere is it deeper than 0.02')
     return depth[:,ys[0]:ys[-1]+1,xs[0]:xs[-1]+1]
 
+# %% ../../nbs/21_projection.ipynb #4f46d9dc
 def random_pose(
     threat, # (C, h, w) optical depth
     seed=0, # Number, or numpy generator
     scale:tuple=(.8,1.25) # Range of the factor by which it is resized
 )->np.ndarray: # (C, h', w') optical depth, without empty margins
     "Turn by any angle, mirror every other time, and resize"
+    least,most = scale
+    if not 0<least<=most<np.inf:
+        raise ValueError(f'scale must be two numbers above 0, the smaller first, found {scale}')
     rng = np.random.default_rng(seed)
     x = torch.as_tensor(np.asarray(threat, np.float32))
     if rng.random()<.5: x = x.flip(-1)
     s = np.exp(rng.uniform(*np.log(scale)))
     x = resize(x, [max(1, round(n*s)) for n in x.shape[1:]], antialias=True)
-    return _trimmed(rotate(x, rng.uniform(0, 360), InterpolationMode.BILINEAR, expand=True).numpy())
+    x = rotate(x, rng.uniform(0, 360), InterpolationMode.BILINEAR, expand=True)
+    return trimmed(x.numpy())
 
 # %% ../../nbs/21_projection.ipynb #257ddb75
-def _put(bag, threat, mask, number, rng, inside):
-    "Place a threat in the bag and write its number into the mask; where it lies, the pixels that it covers there, and their box"
-    x0,y0,x1,y1 = place(bag, *threat.shape[1:], rng, inside)
-    on = (threat>.02).any(0)
+def put_threat(
+    bag, # bool (H, W): where the bag is
+    threat, # (C, h, w) optical depth, trimmed
+    mask, # uint8 (H, W): `number` is written where the threat lies
+    number:int, # Of the threat in the scan, 1 to 255
+    seed=0, # Number, or numpy generator
+    inside:float=.95 # Share of its box that must be in the bag
+)->tuple: # Region of the scan; bool (h, w): what the threat covers there; its box
+    "Find a place for a threat and enter it into the mask; `ValueError` if there is none"
+    on = (threat>least_depth).any(0)
+    if not on.any(): raise ValueError('the threat is empty: nowhere is it deeper than 0.02')
+    x0,y0,x1,y1 = place(bag, *threat.shape[1:], seed, inside)
     mask[y0:y1,x0:x1][on] = number
     ys,xs = np.nonzero(on)
-    return np.s_[:,y0:y1,x0:x1],on,[x0+xs.min(), y0+ys.min(), x0+xs.max()+1, y0+ys.max()+1]
+    box = [x0+xs.min(), y0+ys.min(), x0+xs.max()+1, y0+ys.max()+1]
+    return np.s_[:,y0:y1,x0:x1],on,box
 
-def _for_channels(threat, nc, material):
-    "Transmission (nc, h, w) of a threat in a grey scan or in false colours"
+# %% ../../nbs/21_projection.ipynb #9f85067d
+def for_channels(
+    threat, # (1 or 2, h, w) optical depth
+    nc:int, # Channels of the scan
+    material:str # What a threat of a single energy is made of
+)->np.ndarray: # (nc, h, w) transmission
+    "What a threat lets through in a grey scan or in false colours"
     if nc==1: return np.exp(-threat[-1:])
-    if len(threat)==1: threat = threat*(attenuation(material)/attenuation(material)[1])[:,None,None] # the grey is taken at 100 keV
+    if len(threat)==1:                                  # its grey is taken at 100 keV
+        mu = attenuation(material)
+        threat = threat*(mu/mu[1])[:,None,None]
     return pseudo_colour(threat).transpose(2,0,1)/np.float32(255)
 
+# %% ../../nbs/21_projection.ipynb #aac3a14b
+def checked_depth(
+    threat # (1 or 2, h, w) optical depth
+)->np.ndarray: # float32, of the same shape
+    "A threat that can be projected, or `ValueError`"
+    threat = np.asarray(threat, np.float32)
+    shape_fits = threat.ndim==3 and len(threat) in (1,2)
+    if not shape_fits or not np.isfinite(threat).all() or (threat<0).any():
+        what = 'an optical depth of shape (1 or 2, h, w), finite and not negative'
+        raise ValueError(f'a threat must be {what}, found shape {threat.shape}')
+    return threat
+
+# %% ../../nbs/21_projection.ipynb #9ee9b83d
 def project_threat(
     scan:Scan, # A scan, usually without a threat
     threat, # (C, h, w) optical depth: at 100 keV, or at 60 and 100 keV
@@ -165,17 +246,20 @@ def project_threat(
     scale:tuple=(.8,1.25), # Range of the factor by which a posed threat is resized
     contrast:float=1., # Factor on the threat's thickness
     inside:float=.95, # Share of its box that must be in the bag
-    material:str='steel' # What a threat of a single energy is made of, for its false colour
+    material:str='steel' # Of a threat of a single energy, for its false colour
 )->Scan: # Of the same bag, with one box and kind more, and with a mask
-    "Project a threat into a random place of a bag; `ValueError` naming the scan if there is none"
+    "Project a threat into a random place of a bag; `ValueError` naming the scan if it fails"
+    check_nc(nc)
+    check_settings(contrast=contrast, inside=inside)
+    threat = checked_depth(threat)
     rng = np.random.default_rng(seed)
-    threat = np.asarray(threat, np.float32)
-    if threat.ndim!=3 or len(threat) not in (1,2) or not np.isfinite(threat).all() or (threat<0).any(): raise ValueError(f'a threat must be an optical depth of shape (1 or 2, h, w), finite and not negative, found shape {threat.shape}')
-    if contrast<=0: raise ValueError(f'contrast must be above 0, found {contrast}')
     x = load_image(scan.image, None, nc).numpy()
     threat = contrast*(random_pose(threat, rng, scale) if pose else threat)
     mask = np.zeros(x.shape[1:], np.uint8) if scan.mask is None else scan.mask.copy()
-    try: where,on,box = _put(bag_mask(x), threat, mask, 1+len(scan.boxes), rng, inside)
+    number = 1+len(scan.boxes)
+    try: where,on,box = put_threat(bag_mask(x), threat, mask, number, rng, inside)
     except ValueError as e: raise ValueError(f'{scan.name}: {e}') from None
-    x[where] = (x[where]*_for_channels(threat*on, nc, material)).round()
-    return Scan(x.transpose(1,2,0) if nc==3 else x[0], [*scan.boxes,box], [*scan.kinds,kind], mask, scan.name, scan.bag)
+    x[where] = (x[where]*for_channels(threat*on, nc, material)).round()
+    image = x.transpose(1,2,0) if nc==3 else x[0]
+    boxes,kinds = [*scan.boxes,box],[*scan.kinds,kind]
+    return Scan(image, boxes, kinds, mask, scan.name, scan.bag)

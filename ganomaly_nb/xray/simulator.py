@@ -4,439 +4,343 @@
 
 # %% ../../nbs/22_simulator.ipynb #a2e042d7
 from __future__ import annotations
-from collections import namedtuple
-from PIL import Image, ImageDraw
 from fastai.basics import *
 from fastprogress.fastprogress import progress_bar
+from ..checks import check_settings
 from .scans import *
 from .projection import *
-from .projection import _put, _trimmed
+from .solids import *
+from .things import *
 
 # %% auto #0
-__all__ = ['Solid', 'threats', 'harmless', 'pose', 'moved', 'box', 'disc', 'rod', 'outline', 'wire', 'extent', 'render',
-           'packed_bag', 'simulate_scan', 'simulate_scans']
+__all__ = ['share_of_bags', 'lie_flat', 'packed_bag', 'simulate_scan', 'simulate_scans', 'Solid', 'pose', 'moved', 'box', 'disc',
+           'rod', 'outline', 'wire', 'extent', 'render', 'part', 'parts', 'threats', 'harmless']
 
-# %% ../../nbs/22_simulator.ipynb #459f70f8
-Solid = namedtuple('Solid', 'material corners thickness M') # thickness: a function of the matrix from cm to pixels, and of a region x0,y0,x1,y1
-
-def pose(
-    x=0., # To the right, in cm
-    y=0., # Down, in cm
-    angle=0., # Clockwise as seen on the screen, in radians
-    flip=False, # Mirrored?
-    tilt=0. # Out of the plane, in radians: seen narrower
-)->np.ndarray: # (3, 3)
-    "Matrix from a thing's own coordinates to those of what it lies in"
-    c,s = np.cos(angle),np.sin(angle)
-    return np.array([[c*(1-2*flip), -s*np.cos(tilt), x], [s*(1-2*flip), c*np.cos(tilt), y], [0,0,1]])
-
-def moved(
-    thing:list, # `Solid`s
-    *args, **kwargs # To `pose`
-)->list: # The same, elsewhere
-    "Move a thing as a whole"
-    M = pose(*args, **kwargs)
-    return [s._replace(M=M@s.M) for s in thing]
-
-# %% ../../nbs/22_simulator.ipynb #4c13c589
-def _profile(d, r, t, rounded, wall, px):
-    "Thickness from the distance to the rim (cm, positive inside)"
-    if wall: return _profile(d, r, t, rounded, None, px)-_profile(d-wall, r-wall, t-2*wall if t>2*wall else t, rounded, None, px)
-    if rounded: return t*np.sqrt((1-(1-(d/r).clip(0, 1))**2).clip(0))
-    return t*(d/px+.5).clip(0, 1) # the rim is one pixel wide
-
-def _solid(material, w, h, to_rim, t, x, y, angle, rounded, wall):
-    "A solid from the distance to its rim at (u, v) in its own coordinates"
-    def thickness(P, x0, y0, x1, y1):
-        Q = np.linalg.inv(P).astype(np.float32)
-        X,Y = np.arange(x0, x1, dtype=np.float32)+.5,np.arange(y0, y1, dtype=np.float32)[:,None]+.5
-        d = to_rim(Q[0,0]*X+(Q[0,1]*Y+Q[0,2]), Q[1,0]*X+(Q[1,1]*Y+Q[1,2]))
-        return _profile(d, min(w, h)/2, float(t), rounded, wall and float(wall), np.sqrt(abs(np.linalg.det(Q[:2,:2]))))
-    return Solid(material, np.array([[-w,-h],[w,-h],[w,h],[-w,h]])/2, thickness, pose(x, y, angle))
-
-def box(
-    material:str, # One of `materials`
-    w, h, t, # Width, height and thickness in cm
-    x=0, y=0, angle=0, # Where its middle lies, in cm, and how it is turned, in radians
-    r=0, # Radius of the corners in cm
-    rounded=False, # Round in section, like a pillow, or flat?
-    wall=None # Hollow, with walls of so many cm; None: solid
-)->Solid:
-    "A rectangle"
-    w,h,r = float(w),float(h),float(r) # numpy's would make the arrays twice as large
-    def to_rim(u, v):
-        a,b = abs(u)-(w/2-r),abs(v)-(h/2-r)
-        return r-np.hypot(a.clip(0), b.clip(0))-np.maximum(a, b).clip(None, 0)
-    return _solid(material, w, h, to_rim, t, x, y, angle, rounded, wall)
-
-def disc(
-    material:str, # One of `materials`
-    w, h, t, # Width, height and thickness in cm
-    x=0, y=0, angle=0, # As in `box`
-    rounded=False, # An ellipsoid, or flat?
-    wall=None # As in `box`
-)->Solid:
-    "An ellipse"
-    w,h = float(w),float(h)
-    return _solid(material, w, h, lambda u,v: (1-np.hypot(u*(2/w), v*(2/h)))*(min(w, h)/2), t, x, y, angle, rounded, wall)
-
-def rod(
-    material:str, # One of `materials`
-    length, d, # Length and diameter in cm
-    x=0, y=0, angle=0, # As in `box`
-    wall=None # A tube with walls of so many cm; None: solid
-)->Solid:
-    "A lying cylinder"
-    d = float(d)
-    s = _solid(material, length, d, lambda u,v: d/2-abs(v), d, x, y, angle, True, wall)
-    def thickness(P, *region): return s.thickness(P, *region)*box(material, length, 2*d, 1).thickness(P, *region) # cut to its length
-    return s._replace(thickness=thickness)
-
-# %% ../../nbs/22_simulator.ipynb #bb4c8e66
-def _drawn(material, points, t, draw, margin, x, y, angle):
-    "A flat solid that Pillow draws"
-    points = np.asarray(points, float)
-    def thickness(P, x0, y0, x1, y1):
-        img = Image.new('L', (3*(x1-x0),3*(y1-y0)))
-        draw(ImageDraw.Draw(img), [tuple(o) for o in (3*(points@P[:2,:2].T+P[:2,2]-[x0,y0])).tolist()], 3*np.sqrt(abs(np.linalg.det(P[:2,:2]))))
-        return np.asarray(img.reduce(3), np.float32)*np.float32(t/255)
-    lo,hi = points.min(0)-margin,points.max(0)+margin
-    return Solid(material, np.array([lo,[hi[0],lo[1]],hi,[lo[0],hi[1]]]), thickness, pose(x, y, angle))
-
-def outline(
-    material:str, # One of `materials`
-    points, # (n, 2) in cm
-    t, # Thickness in cm
-    x=0, y=0, angle=0 # As in `box`
-)->Solid:
-    "A sheet, cut along points"
-    return _drawn(material, points, t, lambda d,p,_: d.polygon(p, fill=255), 0, x, y, angle)
-
-def wire(
-    material:str, # One of `materials`
-    points, # (n, 2) in cm
-    width, # In cm
-    t=None, # Mean thickness in cm; None: that of a round wire
-    x=0, y=0, angle=0 # As in `box`
-)->Solid:
-    "A line through points"
-    return _drawn(material, points, t or width*np.pi/4, lambda d,p,k: d.line(p, fill=255, width=max(1, round(width*k)), joint='curve'), width/2, x, y, angle)
-
-# %% ../../nbs/22_simulator.ipynb #ee36e1cc
-def _noise(rng, shape, cell): # smooth random field with features of `cell` = (rows, columns) pixels
-    a = rng.standard_normal([int(n/c)+3 for n,c in zip(shape, cell)], np.float32)
-    return np.asarray(Image.fromarray(a).resize(shape[::-1], Image.Resampling.BICUBIC))
-
-def _cloth(rng, side, px_per_cm): # (side, side) around 0: large folds in one direction, creases, threads
-    long,k,shape = np.array([3.5,1.2]),px_per_cm,(side,side)
-    crease = (1-abs(_noise(rng, shape, (2.5*k,2.5*k)))).clip(.6)**8
-    return _noise(rng, shape, long*k)+.8*crease+.35*_noise(rng, shape, long*.25*k)-.2
-
-def _piece(rng, cloth, h, w): # a random piece of it, turned or mirrored
-    y,x = rng.integers(0, len(cloth)-max(h, w)+1, 2)
-    p = cloth[y:y+max(h, w),x:x+max(h, w)]
-    if rng.random()<.5: p = p.T
-    return p[::rng.choice([1,-1]),::rng.choice([1,-1])][:h,:w]
-
-def extent(
-    thing:list # `Solid`s
-)->tuple: # Left and top; right and bottom, in cm
-    "How far a thing reaches"
-    at = np.concatenate([s.corners@s.M[:2,:2].T+s.M[:2,2] for s in thing])
-    return at.min(0),at.max(0)
-
-_roughness = {'textile':.28, 'food':.12, 'paper':.04, 'leather':.08, 'foam':.2, 'wood':.06}
-
-def render(
-    thing:list, # `Solid`s
-    h:int, # Height of the picture in pixels
-    w:int, # Its width
-    px_per_cm:float, # Resolution
-    seed=0, # Number, or numpy generator, of the roughness of soft things
-    M=None # (3, 3) where the thing lies, in cm, see `pose`; None: as it is
-)->np.ndarray: # (2, h, w) optical depth at 60 and 100 keV
-    "X-ray a thing, without noise"
-    rng,depth = np.random.default_rng(seed),np.zeros((2,h,w), np.float32)
-    cloth = _cloth(rng, max(h, w)+round(20*px_per_cm), px_per_cm) if any(s.material in _roughness for s in thing) else None
-    for s in thing:
-        P = np.diag([px_per_cm,px_per_cm,1])@(np.eye(3) if M is None else M)@s.M
-        at = s.corners@P[:2,:2].T+P[:2,2]
-        (x0,y0),(x1,y1) = (np.floor(at.min(0))-1).clip(0, [w,h]).astype(int),(np.ceil(at.max(0))+1).clip(0, [w,h]).astype(int)
-        if x0>=x1 or y0>=y1: continue
-        t = s.thickness(P, x0, y0, x1, y1)*np.float32(px_per_cm**2/abs(np.linalg.det(P[:2,:2])))
-        if s.material in _roughness: t *= (1+_roughness[s.material]*_piece(rng, cloth, *t.shape)).clip(.2)
-        depth[:,y0:y1,x0:x1] += attenuation(s.material)[:,None,None]*t
-    return depth
-
-# %% ../../nbs/22_simulator.ipynb #dfbbae24
-def _arc(x, y, rx, ry, a0, a1, n=16): # points on an ellipse, from angle a0 to a1
-    a = np.linspace(a0, a1, n); return np.c_[x+rx*np.cos(a), y+ry*np.sin(a)]
-
-def _zigzag(x0, x1, y, height, step): # as springs and zips look from the side
-    x = np.arange(x0, x1, step); return np.c_[x, y+height*(-1)**np.arange(len(x))]
-
-def _slide(rng, L):
-    return [box('steel', L, 2.6, 2.3, r=.3, wall=.32), rod('steel', .62*L, 1.35, .17*L, .05, wall=.2), box('steel', 1.8, 2.2, .6, 1.3-L/2),
-            outline('steel', [(L/2-1,-1.3),(L/2-.5,-1.75),(L/2-.2,-1.3)], .3), outline('steel', [(.4-L/2,-1.3),(.4-L/2,-1.75),(1.2-L/2,-1.3)], .5),
-            wire('steel', _zigzag(.02*L, .45*L, .75, .32, .28), .13)]
-
-def _frame(rng, L):
-    g,lean = rng.uniform(8.5, 10.5),rng.uniform(.22, .34)
-    metal,t = [('aluminium',1.1),('steel',.4)][rng.integers(2)]
-    grip = np.array([(.2-L/2,1.2),(5.2-L/2,1.6),(5-L/2-lean*g,g+1.2),(.1-L/2-lean*g,g+.8)])
-    (x,y),a = grip.mean(0),np.arctan2(*(grip[2]-grip[1])[::-1])
-    n = int(g*.9/1.05)
-    rounds = [o for i in range(n) for o in (rod('copper', 2.2, .92, (i-(n-1)/2)*1.02, 0, 1.72, wall=.1), rod('copper', .9, .85, (i-(n-1)/2)*1.02-.1, .95, 1.72))]
-    return [outline(metal, [(-L/2,1.1),(L/2-2.5,1.1),(L/2-2.6,2.4),(6-L/2,2.6),(5.2-L/2,2.2),(-L/2,2)], t), outline(metal, grip, t/2), outline('plastic', grip, 1.6),
-            wire('steel', grip[[0,3,2]], .45, .35), *moved([box('steel', .95*g, 2.6, 1.9, r=.2, wall=.1)]+rounds, x, y, a),
-            wire('steel', _arc(6.9-L/2, 2.6, 1.9, 2.2, -.1, np.pi+.1), .42, .6), wire('steel', [(6.6-L/2,2.4),(7.1-L/2,3.3),(6.7-L/2,4.1)], .4, .6),
-            disc('steel', .5, .5, 1.2, 6-L/2, 2), disc('steel', .5, .5, 1.2, 3-L/2, 1.8)]
-
-def _revolver(rng):
-    b = rng.uniform(5, 13)
-    grip = np.array([(-2.9,1.6),(-2.2,3.2),(-4.1,5.6),(-4.6,8.8),(-5.3,10),(-8,9.8),(-8.2,8.8),(-6.8,5.6),(-5.6,2.2),(-4.4,.4)])
-    return [rod('steel', b, 1.5, 3+b/2, -.2, wall=.35), box('steel', .9*b, .8, .6, 3+b/2, .95, r=.2), outline('steel', [(-3,-1.9),(3.2,-1.9),(3.3,2.4),(-2.8,2.6),(-3.6,.6)], .6),
-            *_drum(), outline('steel', [(2.1+b,-.9),(2.8+b,-.9),(2.8+b,-1.7)], .3), outline('steel', [(-3.6,-.4),(-4.9,-1.9),(-4.3,-2.3),(-3,-.9)], .7),
-            wire('steel', _arc(-.2, 2.7, 2.1, 2.4, -.1, np.pi+.2), .45, .7), wire('steel', [(-.6,2.6),(0,3.6),(-.4,4.6)], .45, .7),
-            outline(['wood','plastic'][rng.integers(2)], grip, 2.6), wire('steel', grip, .4, .8), disc('steel', .6, .6, 2, -5.6, 6.4)]
-
-def _drum():
-    return [box('steel', 4, 3.7, 1.4, .6, .2, r=.5)]+[rod('steel', 3.8, .5, .6, y) for y in (-1.1,.2,1.5)]
-
-def _gun(rng):
-    if rng.random()<.4: return _revolver(rng)
-    L = rng.uniform(15.5, 20); return _slide(rng, L)+_frame(rng, L)
-
-# %% ../../nbs/22_simulator.ipynb #096e77c1
-def _gun_part(rng):
-    L,k = rng.uniform(15, 20),rng.integers(4)
-    if k==0: return _slide(rng, L)
-    if k==1: return _frame(rng, L)
-    if k==2: return [rod('steel', rng.uniform(9, 14), 1.4, wall=.28), box('steel', 2.4, 2.1, 1.2, -5, .3, r=.2), wire('steel', _zigzag(-4, 5, 1.9, .4, .3), .14), rod('steel', 9, .4, .3, 1.9)]
-    return _drum()+[rod('steel', 6.5, .6, 1.2, .2), rod('steel', rng.uniform(6, 12), 1.5, 2, 3.8, .1, wall=.35)]
-
-def _blade(L, W, k): # kitchen knife, dagger, hunting knife, cleaver
-    return np.array([[(0,-W/2),(.6*L,-.45*W),(.9*L,-.1*W),(L,.35*W),(.8*L,.48*W),(0,W/2)], [(0,-W/2),(.75*L,-W/2),(L,0),(.75*L,W/2),(0,W/2)],
-                     [(0,-W/2),(.55*L,-W/2),(.8*L,-.18*W),(L,-.12*W),(.9*L,.25*W),(.7*L,W/2),(0,W/2)], [(0,-W/2),(L,-W/2),(1.01*L,.35*W),(.97*L,W/2),(0,W/2)]][k])
-
-def _knife(rng, ceramic=False):
-    L,W,H,t,k = rng.uniform(9, 20),rng.uniform(2, 4.2),rng.uniform(9.5, 12.5),rng.uniform(.16, .28),rng.choice(4, p=[.4,.25,.25,.1])
-    b,g = max(2, .75*W),[(0,-.5),(-.5,-.42),(-.95,-.55),(-1,-.1),(-.97,.5),(-.5,.42),(-.2,.52),(0,.5)]*np.array([H,max(2, .75*W)])
-    if ceramic: return [outline('alumina', _blade(L, W, k), .8*t), outline('alumina', [(-2.5,-.3*W),(.1,-.45*W),(.1,.45*W),(-2.5,.3*W)], .8*t), outline('plastic', g, rng.uniform(1.4, 2.2))]
-    tang = [outline('steel', [(.1,-.4*W),(.6-H,-.28*W),(.6-H,.2*W),(.1,.4*W)], t)] if rng.random()<.6 else [rod('steel', .7*H, .5, -.35*H)]
-    guard = [box('steel', .7, 1.7*W, 1.1, -.3, r=.2)] if k in (1,2) else []
-    return [outline('steel', _blade(L, W, k), .7*t), outline('steel', [(0,-W/2),(.6*L,-W/2),(.55*L,-.1*W),(0,0)], .3*t), *tang, *guard,
-            outline(['plastic','wood'][rng.integers(2)], g, rng.uniform(1.4, 2.2)), *[disc('steel', .55, .55, 1.3, -x*H, -.1) for x in (.2,.5,.8)]]
-
-threats = {'gun':_gun, 'gun part':_gun_part, 'knife':_knife, 'ceramic knife':partial(_knife, ceramic=True)} # from a numpy generator to a list of `Solid`s
-
-# %% ../../nbs/22_simulator.ipynb #2681b4ad
-def _board(rng, w, h, n): # a circuit board with chips
-    def chip():
-        a,b,m = rng.uniform(.3, min(2.2, w/3)),rng.uniform(.3, min(2, h/3)),['copper','copper','aluminium','board','board','steel'][rng.integers(6)]
-        return box(m, a, b, {'copper':.05,'aluminium':.3,'board':.3,'steel':.06}[m], rng.uniform(a-w, w-a)/2, rng.uniform(b-h, h-b)/2)
-    return [box('board', w, h, .16)]+[chip() for _ in range(n)]
-
-def _cable(rng, r, n, width=.35): # wound n times, with plugs
-    a = np.linspace(0, 2*np.pi*n, int(18*n)); k,q = r*(1+.06*np.sin(.37*a+rng.uniform(0, 6))+.03*np.sin(1.3*a)),rng.uniform(.5, 1)
-    p = np.c_[k*np.cos(a), q*k*np.sin(a)+.25*np.sin(.2*a)]
-    p = np.vstack([p, p[-1]+np.cumsum(np.c_[np.linspace(0, .6, 10),np.linspace(.1, .7, 10)]*rng.uniform(-1, 1, 2), 0)])
-    return [wire('pvc', p, width, .6*width), wire('copper', p, .33*width, .16*width), *moved([box('copper', 1.6, .9, .2, r=.2), box('plastic', 2.4, 1.3, .8, r=.3)], *p[-1], rng.uniform(0, 6))]
-
-def _laptop(rng):
-    w,h,n,(case,t) = rng.uniform(29, 36),rng.uniform(20, 25),rng.choice([3,4,6]),[('aluminium',.18),('plastic',.3)][rng.integers(2)]
-    cells = [o for i in range(n) for o in moved([box('copper', .84*w/n-.4, .3*h, .035, r=.3), box('plastic', .84*w/n-.4, .3*h, .5, r=.3), box('aluminium', .84*w/n-.4, .3*h, .4, r=.3, wall=.1)], (.84*(i+.5)/n-.42)*w, .27*h)]
-    screws = [disc('steel', .35, .35, .4, x*w, y*h) for x in np.linspace(-.45, .45, 5) for y in (-.46,.46)]
-    return [box(case, w, h, t, r=.8), box(case, w, h, .35, r=.8, wall=.12), box('glass', w-1.5, h-1.5, .09), *moved(_board(rng, .8*w, .38*h, 26), 0, -.24*h), *cells, *screws,
-            wire('copper', [(-.33*w,-.32*h),(-.05*w,-.34*h),(.1*w,-.2*h)], .7, .14), disc('copper', 4.6, 4.6, .2, -.36*w, -.3*h, wall=.35), disc('steel', 1.6, 1.6, .2, -.36*w, -.3*h), rod('steel', 3, .6, -.35*w, .3-h/2), rod('steel', 3, .6, .35*w, .3-h/2)]
-
-def _phone(rng):
-    w,h = rng.uniform(14, 17),rng.uniform(6.8, 8)
-    return [box('aluminium', w, h, .7, r=1, wall=.12), box('glass', w-.3, h-.3, .14, r=.9), *moved([box('copper', .5*w, .6*h, .045, r=.3), box('plastic', .5*w, .6*h, .35, r=.3), box('aluminium', .5*w, .6*h, .2, r=.3, wall=.08)], -.1*w, .05*h),
-            *moved(_board(rng, .28*w, .85*h, 12), .33*w), disc('steel', 1.2, 1.2, .3, .4*w, -.3*h, wall=.25), disc('steel', 1.2, 1.2, .3, .4*w, 1.6-.3*h, wall=.25)]
-
-def _charger(rng):
-    w,h = rng.uniform(6, 11),rng.uniform(4, 6)
-    return [box('plastic', w, h, 1.2, r=.6, wall=.25), box('copper', .3*w, .55*h, .25, -.12*w, r=.2), box('steel', .34*w, .7*h, .15, -.12*w, r=.2, wall=.12), rod('aluminium', 2.2, 1.2, .26*w, -.18*h, 1.2), rod('aluminium', 1.6, .8, .3*w, .22*h, .3),
-            *_board(rng, .9*w, .8*h, 7), *moved(_cable(rng, rng.uniform(3.5, 5), rng.uniform(2.5, 4)), .7*w, rng.uniform(-2, 2))]
-
-def _power_bank(rng):
-    n = rng.integers(2, 5)
-    return [box('aluminium', 2*n+1, 8.4, .3, r=.5), box('aluminium', 2*n+1, 8.4, 1.6, r=.5, wall=.12), *moved(_board(rng, 2*n, 1, 6), 0, 3.5),
-            *[o for i in range(n) for o in moved([rod('steel', 6.5, 1.85, wall=.05), rod('copper', 6.1, .4), rod('plastic', 6.2, 1.7)], 2*i-n+1, -.6, np.pi/2)]]
-
-def _hairdryer(rng):
-    L = rng.uniform(17, 21)
-    barrel,grip = np.array([(-L/2,-3.4),(-.15*L,-4.2),(.2*L,-3.4),(L/2,-2.6),(L/2,2.6),(.2*L,3.2),(-.15*L,3.8),(-L/2,3.4),(-L/2,-3.4)]),[(-4.2,3),(-.3,3),(-1.4,13),(-5,12.6)]
-    return [outline('plastic', barrel, .7), wire('plastic', barrel, .35, 1.8), outline('plastic', grip, .6), wire('plastic', grip, .35, 1.6), box('steel', 4.5, 2.6, .5, -.28*L, r=.5), box('copper', 2.6, 2.8, .4, -.28*L, r=.3), rod('steel', 7, .3, -.2*L),
-            box('steel', .6, 6, .4, -.42*L), wire('steel', _zigzag(-.5, 7, 0, 2, .33), .12), box('board', 8, 4.6, .1, 3), *moved(_board(rng, 6, 1.6, 5), -3.2, 7.5, 1.45), *moved(_cable(rng, 4, 1.5, .6), -3, 15)]
-
-def _headphones(rng):
-    ear = [disc('plastic', 6, 7.5, 1.8, wall=.4), disc('foam', 7, 8.5, 3, rounded=True), disc('steel', 1.8, 1.8, .5), disc('copper', 2.6, 2.6, .12, wall=.3)]
-    return [wire('plastic', _arc(0, 0, 8, 9, np.pi, 2*np.pi, 20), 1.4, .8), wire('steel', _arc(0, 0, 8, 9, np.pi, 2*np.pi, 20), .5, .08), *moved(ear, -8, 1), *moved(ear, 8, 1)]
-
-# %% ../../nbs/22_simulator.ipynb #2a6076d7
-def _bottle(rng):
-    h,d,full,(m,w) = rng.uniform(16, 25),rng.uniform(5.5, 8),rng.uniform(.4, 1),[('plastic',.05),('plastic',.05),('glass',.3)][rng.integers(3)]
-    return [box(m, h, d, d, r=.22*d, rounded=True, wall=w), rod(m, 3.2, 2.6, h/2+1.2, wall=1.5*w), box('plastic', 1.6, 3.2, 1.2, h/2+2.4, r=.2), box('water', h*full-.3, d-2*w, d-2*w, h*(full-1)/2, r=.2*d, rounded=True)]
-
-def _flask(rng):
-    h,d = rng.uniform(18, 25),rng.uniform(6, 7.5)
-    return [rod('steel', h, d, wall=.05), rod('steel', h-1.5, d-1, -.3, wall=.05), box('plastic', 4, .8*d, 2.5, h/2+1.8, r=.5), rod('steel', 4.4, .8*d, h/2+1.8, wall=.04), rod('water', .6*h, d-1.2, -.17*h)]
-
-def _can(rng):
-    h,d,(m,w) = rng.uniform(9, 16),rng.uniform(5.5, 7.5),[('aluminium',.03),('steel',.025)][rng.integers(2)]
-    return [rod(m, h, d, wall=w), box(m, .25, .9*d, 60*w, h/2-.2), box(m, .25, .9*d, 60*w, .2-h/2), rod('food', h-.6, d-.1)]
-
-def _cosmetics(rng):
-    def tube(L, d): return [box('plastic', L, d, .7*d, r=.25*d, rounded=True, wall=.1), box('water', .8*L, .8*d, .55*d, -.06*L, r=.25*d, rounded=True), box('plastic', 1.4, .7*d, 1, L/2+.5, r=.2)]+[box('aluminium', 1.5, .5*d, .15, L/2+.5)]*(rng.random()<.3)
-    tubes = [o for _ in range(rng.integers(3, 7)) for o in moved(tube(rng.uniform(6, 13), rng.uniform(1.6, 4)), rng.uniform(-6, 6), rng.uniform(-3, 3), rng.uniform(-.6, .6)+np.pi/2*rng.integers(2))]
-    return tubes+[box('plastic', 21, 15, .15, r=1), wire('copper', _zigzag(-10, 10, -7, .12, .35), .14, .1)]
-
-def _fruits(rng): return [disc('food', d, d*rng.uniform(.85, 1), .9*d, *rng.uniform(-6, 6, 2), rounded=True) for d in rng.uniform(4.5, 8, rng.integers(2, 6))]
-def _snack(rng): return [box('plastic', 16, 12, .15, r=1)]+[disc('food', 1.4*d, d, .7*d, *rng.normal(0, [3.2,2.4]), rng.uniform(0, 3), rounded=True) for d in rng.uniform(1.2, 2.2, rng.integers(25, 60))]
-def _book(rng): w,h = rng.uniform(12, 20),rng.uniform(18, 26); return [box('paper', w, h, rng.uniform(.8, 2.5)), box('paper', w+.5, h+.5, .4, r=.2)]
-
-def _shoe(rng):
-    sole = rng.uniform(.85, 1)*np.array([(-14,-3),(-10,-4),(-4,-3.2),(2,-3.4),(8,-5),(13,-4.2),(15,-1),(14,2),(9,4),(2,3.4),(-4,3),(-10,3.8),(-14,3),(-14,-3)])
-    return [outline('plastic', sole, 1.1), outline('leather', .92*sole, .7), wire('leather', sole, .7, 1.6), outline('plastic', sole[[0,1,2,10,11,12]], 1.6), *[disc('copper', .5, .5, .15, 1+1.3*i, s, wall=.12) for i in range(5) for s in (-1.2,1.2)]]+[box('steel', 10, 1.4, .1, -3)]*(rng.random()<.5)
-
-# %% ../../nbs/22_simulator.ipynb #fddf3ad4
-def _keys(rng):
-    def key(m, L): return [disc(m, 2.3, 2.1, .18, 1.6), outline(m, [(2.4,-.4),(2.2+L,-.4)]+[(x,.42-.16*(i%2)) for i,x in enumerate(np.linspace(2.2+L, 2.6, 9))], .18)]
-    return [disc('steel', 3, 3, .2, wall=.22)]+[o for a in rng.uniform(0, 6.3, rng.integers(2, 6)) for o in moved(key(['copper','steel'][rng.integers(2)], rng.uniform(3, 4.5)), 1.3*np.cos(a), 1.3*np.sin(a), a)]
-
-def _coins(rng): return [disc('copper', d, d, .18, *rng.uniform(-3, 3, 2)) for d in rng.choice([1.7,2.1,2.4,2.6], rng.integers(4, 12))]+[box('leather', 9.5, 8, .5, r=.6)]
-
-def _scissors(rng):
-    L,a = rng.uniform(8, 13),rng.uniform(.03, .18)
-    half = moved([outline('steel', [(-2,-.5),(0,-.8),(L,-.08),(L,.05),(0,.5),(-2,.6)], .2), wire('steel', [(-1.5,0),(-4.5,.7)], .7, .25), wire('plastic', _arc(-6.8, 1.4, 2.6, 1.7, 0, 6.3, 22), .9, .9)], angle=a)
-    return half+moved(half, angle=np.pi, flip=True)+[disc('steel', .9, .9, .5)]
-
-def _umbrella(rng):
-    L = rng.uniform(22, 30)
-    return [box('textile', .8*L, 5, 2.5, .05*L, r=2, rounded=True), rod('steel', L, .9, wall=.07), box('plastic', 5, 2.4, 2, -L/2-2, r=1, rounded=True)]+[wire('steel', [(-.3*L,.6*y),(.1*L,y+.2),(.47*L,.25*y)], .2, .2) for y in rng.uniform(-1.8, 1.8, 8)]
-
-def _glasses(rng):
-    def lens(s): return [disc('glass', 5, 4.2, .18, 3.3*s), wire('steel', _arc(3.3*s, 0, 2.6, 2.2, 0, 6.3, 24), .16), wire('steel', [(5.9*s,-.3),(6.2*s,1.5),(1.5*s,2.4+.3*s),(-4*s,2.6+.3*s)], .16)]
-    return lens(1)+lens(-1)+[wire('steel', [(-.8,-.4),(0,-.8),(.8,-.4)], .2), box('plastic', 16, 6.5, .5, 0, .6, r=2.5)]
-
-def _belt(rng):
-    a = np.linspace(0, 6*np.pi, 60); r = rng.uniform(4, 5.5)-.12*a
-    return [wire('leather', np.c_[r*np.cos(a), .8*r*np.sin(a)], .45, 3), box('steel', 4.5, 3.6, .25, r[0], 0, .4, r=.5, wall=.5), rod('steel', 3.6, .3, r[0], 0, .4)]
-
-def _pens(rng):
-    def pen(L): return [rod('plastic', L, .95, wall=.13), rod('copper', 1.6, .35, L/2), wire('steel', _zigzag(L/2-3.8, L/2-1.8, 0, .16, .12), .06), box('steel', 3.5, .25, .1, 2-L/2, .5)]
-    return [o for _ in range(rng.integers(2, 6)) for o in moved(pen(rng.uniform(12, 15)), 0, rng.uniform(-2.5, 2.5), rng.uniform(-.25, .25))]
-
-harmless = {'laptop':_laptop, 'phone':_phone, 'charger':_charger, 'power bank':_power_bank, 'hairdryer':_hairdryer, 'headphones':_headphones, 'bottle':_bottle, 'flask':_flask, 'can':_can, 'cosmetics':_cosmetics,
-            'fruits':_fruits, 'snack':_snack, 'book':_book, 'shoe':_shoe, 'keys':_keys, 'coins':_coins, 'scissors':_scissors, 'umbrella':_umbrella, 'glasses':_glasses, 'belt':_belt, 'pens':_pens}
+# %% ../../nbs/22_simulator.ipynb #d06c734f
+_all_ = ['Solid','pose','moved','box','disc','rod','outline','wire','extent','render',
+         'part','parts','threats','harmless']
 
 # %% ../../nbs/22_simulator.ipynb #5cfbcc2c
-def _ring(w, h, r): # closed outline of a rounded rectangle
-    p = np.vstack([_arc(x*(w/2-r), y*(h/2-r), r, r, a, a+np.pi/2, 8) for x,y,a in ((1,1,0),(-1,1,np.pi/2),(-1,-1,np.pi),(1,-1,1.5*np.pi))])
+def ring(
+    w:float, h:float, # Width and height in cm
+    r:float # Radius of its corners in cm
+)->np.ndarray: # (33, 2) in cm, the last point is the first
+    "Closed outline of a rounded rectangle"
+    corners = (1,1,0),(-1,1,np.pi/2),(-1,-1,np.pi),(1,-1,1.5*np.pi)
+    arcs = [arc(x*(w/2-r), y*(h/2-r), r, r, a, a+np.pi/2, 8) for x,y,a in corners]
+    p = np.vstack(arcs)
     return np.vstack([p, p[:1]])
 
-def _zip(points): # along points, a tooth every 3 mm
-    d = np.r_[0, np.cumsum(np.hypot(*np.diff(points, axis=0).T))]; z = np.arange(0, d[-1], .3)
-    return wire('copper', np.c_[np.interp(z, d, points[:,0]), np.interp(z, d, points[:,1])+.07*(-1)**np.arange(len(z))], .16, .08)
+def zipper(
+    points:np.ndarray # (n, 2) in cm
+)->Solid:
+    "A zip of copper along points"
+    length = np.hypot(*np.diff(points, axis=0).T)
+    d = np.r_[0, np.cumsum(length)]
+    z = np.arange(0, d[-1], .3)
+    x,y = np.interp(z, d, points[:,0]),np.interp(z, d, points[:,1])
+    return wire('copper', np.c_[x, y+.07*(-1)**np.arange(len(z))], .16, .08)
 
-def _suitcase(rng):
-    W,H,r,x = rng.uniform(32, 42),rng.uniform(46, 58),rng.uniform(3, 6),rng.uniform(5, 8)
-    rim = _ring(W-.3, H-.3, r)
-    rims = [o for k in (1,2) for o in moved([wire('plastic', _ring(W-k, H-k, r), .5, 1.2)]+[wire('steel', _ring(W-k-.5, H-k-.5, r), .14, .1)]*(k==1), *rng.uniform(-1.2, 1.2, 2), rng.normal(0, .01))]
-    trolley = [box('aluminium', 2.2, .9*H, .35, r=.2, wall=.12), box('aluminium', 2.2, .9*H, .12), box('aluminium', 1.5, .5*H, .3, 0, -.2*H, wall=.12), box('steel', 1.6, 1.2, .2, 0, .3*H), rod('steel', .35*H, .2, .2, -.2*H, np.pi/2)]
+# %% ../../nbs/22_simulator.ipynb #873e98fd
+def wheel(
+    rng:np.random.Generator # Decides size and brackets
+)->list: # `Solid`s
+    "A wheel of a suitcase: housing, tyre, hub, axle, four brackets"
     d = rng.uniform(3.8, 5)
-    wheel = [disc('plastic', d+1.5, d+2, 2.2), disc('pvc', d, d, 1.6, 0, .8, wall=.7), disc('steel', .55*d, .55*d, .14, 0, .8), disc('steel', .9, .9, .8, 0, .8), rod('steel', 3.6, .4, 0, -2), *[box('steel', .3, 1.1, .35, *rng.uniform([-2.5,-5], [2.5,-1])) for _ in range(4)]]
-    wheels = [o for s in (-1,1) for o in moved(wheel, s*(W/2-2.6), H/2-.3)]+[o for s in (-1,1) for o in moved(wheel, s*(W/2-2.6), .8-H/2, np.pi)]*(rng.random()<.5)
-    rivets = [o for p in rim[rng.choice(len(rim), rng.integers(8, 20))] for o in moved([box('steel', 1.3, .25, .3), disc('steel', .5, .5, .4, .6)], *(.97*p), rng.uniform(0, 3))]
-    pulls = [box('steel', 2.2, 1.4, .25, *rng.uniform([-.4*W,-.45*H], [.4*W,.45*H]), rng.uniform(0, 3), r=.3, wall=.3) for _ in range(rng.integers(2, 6))]
-    return [box('plastic', W, H, 18, r=r, wall=.16), box('textile', W-1, H-1, 1.2, r=r), *rims, *moved(trolley, -x, -.02*H, rng.normal(0, .01)), *moved(trolley, x, -.02*H, rng.normal(0, .01)), *wheels, *rivets, *pulls,
-            box('plastic', 2*x+3, 2.4, 2, 0, -H/2-.2, r=1, rounded=True), rod('steel', 2*x, .4, 0, -H/2)],W-4,H-6
+    thing = parts(
+        'shape   material   length  width  thick  x  y   wall',
+        ('disc', 'plastic', d+1.5,  d+2,   2.2,   0, 0,  0),
+        ('disc', 'pvc',     d,      d,     1.6,   0, .8, .7),
+        ('disc', 'steel',   .55*d,  .55*d, .14,   0, .8, 0),
+        ('disc', 'steel',   .9,     .9,    .8,    0, .8, 0),
+        ('rod',  'steel',   3.6,    .4,    0,     0, -2, 0))
+    for _ in range(4):
+        x,y = rng.uniform([-2.5,-5], [2.5,-1])
+        thing.append(box('steel', .3, 1.1, .35, x, y))
+    return thing
 
-def _backpack(rng):
+def rims(
+    rng:np.random.Generator, # Decides how well they are closed
+    W:float, H:float, r:float # Width, height and radius of the suitcase in cm
+)->list: # `Solid`s
+    "The rims of both shells, the first with a wire"
+    thing = []
+    for k in (1,2):
+        rim = [wire('plastic', ring(W-k, H-k, r), .5, 1.2)]
+        if k==1: rim.append(wire('steel', ring(W-k-.5, H-k-.5, r), .14, .1))
+        x,y = rng.uniform(-1.2, 1.2, 2)
+        thing += moved(rim, x, y, rng.normal(0, .01))
+    return thing
+
+# %% ../../nbs/22_simulator.ipynb #7319aa28
+def trolley(
+    H:float # Height of the suitcase in cm
+)->list: # `Solid`s
+    "One of the two rails of the handle"
+    return parts(
+        'shape  material     length  width  thick  x   y      angle    r   wall',
+        ('box', 'aluminium', 2.2,    .9*H,  .35,   0,  0,     0,       .2, .12),
+        ('box', 'aluminium', 2.2,    .9*H,  .12,   0,  0,     0,       0,  0),
+        ('box', 'aluminium', 1.5,    .5*H,  .3,    0,  -.2*H, 0,       0,  .12),
+        ('box', 'steel',     1.6,    1.2,   .2,    0,  .3*H,  0,       0,  0),
+        ('rod', 'steel',     .35*H,  .2,    0,     .2, -.2*H, np.pi/2, 0,  0))
+
+def rivets(
+    rng:np.random.Generator, # Decides how many, and where
+    rim:np.ndarray # (n, 2) points in cm
+)->list: # `Solid`s
+    "Rivets with a hook each, along a rim"
+    rivet = [box('steel', 1.3, .25, .3), disc('steel', .5, .5, .4, .6)]
+    thing = []
+    for x,y in rim[rng.choice(len(rim), rng.integers(8, 20))]:
+        thing += moved(rivet, .97*x, .97*y, rng.uniform(0, 3))
+    return thing
+
+def pull(
+    rng:np.random.Generator, # Decides where it lies
+    W:float, H:float # Width and height of the suitcase in cm
+)->Solid:
+    "The pull of a zip"
+    x,y = rng.uniform([-.4*W,-.45*H], [.4*W,.45*H])
+    return box('steel', 2.2, 1.4, .25, x, y, rng.uniform(0, 3), r=.3, wall=.3)
+
+# %% ../../nbs/22_simulator.ipynb #521b9389
+def suitcase(
+    rng:np.random.Generator # Decides everything
+)->tuple: # `Solid`s; width and height of the room inside in cm
+    "A hard suitcase"
+    W,H = rng.uniform(32, 42),rng.uniform(46, 58)
+    r = rng.uniform(3, 6)
+    x = rng.uniform(5, 8) # of the rails
+    thing = [box('plastic', W, H, 18, r=r, wall=.16), box('textile', W-1, H-1, 1.2, r=r)]
+    closed = rims(rng, W, H, r)
+    one = wheel(rng)
+    wheels = []
+    for side in (-1,1): wheels += moved(one, side*(W/2-2.6), H/2-.3)
+    if rng.random()<.5: # four wheels
+        for side in (-1,1): wheels += moved(one, side*(W/2-2.6), .8-H/2, np.pi)
+    small = rivets(rng, ring(W-.3, H-.3, r))
+    small += [pull(rng, W, H) for _ in range(rng.integers(2, 6))]
+    rails = moved(trolley(H), -x, -.02*H, rng.normal(0, .01))
+    rails += moved(trolley(H), x, -.02*H, rng.normal(0, .01))
+    handle = [
+        box('plastic', 2*x+3, 2.4, 2, 0, -H/2-.2, r=1, rounded=True),
+        rod('steel', 2*x, .4, 0, -H/2)]
+    return thing+closed+rails+wheels+small+handle,W-4,H-6
+
+# %% ../../nbs/22_simulator.ipynb #47703c76
+def strap(
+    rng:np.random.Generator, # Decides how it hangs
+    W:float, H:float # Width and height of the backpack in cm
+)->list: # `Solid`s
+    "A strap of a backpack with two buckles"
+    belt = [(5,1-H/2), (rng.uniform(8, 10),-.25*H), (.38*W,0), (.43*W,.35*H)]
+    return parts(
+        'shape   material   points  length  width  thick  x      y      r   wall',
+        ('wire', 'textile', belt,   0,      5,     2.5,   0,     0,     0,  0),
+        ('box',  'plastic', 0,      3.6,    2.8,   .8,    .38*W, 0,     .5, .3),
+        ('box',  'steel',   0,      2.6,    1.6,   .2,    .43*W, .35*H, 0,  .3))
+
+def backpack(
+    rng:np.random.Generator # Decides everything
+)->tuple: # `Solid`s; width and height of the room inside in cm
+    "A backpack with two zips"
     W,H = rng.uniform(28, 36),rng.uniform(40, 50)
-    top,pocket = _ring(W-1.2, H-1.2, .32*W)[8:26],_ring(.78*W, .4*H, 4)[8:24]+[0,.24*H]
-    strap = [wire('textile', [(5,1-H/2),(rng.uniform(8, 10),-.25*H),(.38*W,0),(.43*W,.35*H)], 5, 2.5), box('plastic', 3.6, 2.8, .8, .38*W, 0, r=.5, wall=.3), box('steel', 2.6, 1.6, .2, .43*W, .35*H, wall=.3)]
-    return [box('textile', W, H, 2.5, r=.33*W), box('textile', W, H, 14, r=.33*W, wall=.6), box('textile', .8*W, .42*H, 2, 0, .24*H, r=4), box('foam', .8*W, .85*H, 1.5, r=4), _zip(top), _zip(pocket), *[box('steel', .7, 2.4, .2, *p, r=.2) for p in (top[-1],pocket[-1])],
-            *strap, *moved(strap, flip=True), wire('textile', _arc(0, -H/2, 3.5, 3, np.pi, 2*np.pi), 1.4, 2)],W-7,H-9
+    top = ring(W-1.2, H-1.2, .32*W)[8:26]
+    pocket = ring(.78*W, .4*H, 4)[8:24]+[0,.24*H]
+    thing = parts(
+        'shape  material   length  width  thick  y      r      wall',
+        ('box', 'textile', W,      H,     2.5,   0,     .33*W, 0),
+        ('box', 'textile', W,      H,     14,    0,     .33*W, .6),
+        ('box', 'textile', .8*W,   .42*H, 2,     .24*H, 4,     0),
+        ('box', 'foam',    .8*W,   .85*H, 1.5,   0,     4,     0))
+    thing += [zipper(top), zipper(pocket)]
+    for x,y in (top[-1],pocket[-1]): thing.append(box('steel', .7, 2.4, .2, x, y, r=.2))
+    right = strap(rng, W, H)
+    handle = wire('textile', arc(0, -H/2, 3.5, 3, np.pi, 2*np.pi), 1.4, 2)
+    return thing+right+moved(right, flip=True)+[handle],W-7,H-9
 
-def _briefcase(rng):
+# %% ../../nbs/22_simulator.ipynb #397af5dc
+def briefcase(
+    rng:np.random.Generator # Decides its sizes
+)->tuple: # `Solid`s; width and height of the room inside in cm
+    "A briefcase of leather with two locks"
     W,H = rng.uniform(38, 46),rng.uniform(28, 34)
     lock = [box('steel', 3.4, 2.2, .1, r=.4), box('steel', 3.4, 2.2, .3, r=.4, wall=.4)]
-    ends = [o for s in (-1,1) for o in [*moved(lock, .3*s*W, -.42*H), disc('steel', 2, 2, .2, 8*s, .5-H/2, wall=.3), *[disc('steel', .8, .8, .5, s*(W/2-1.2), t*(H/2-1.2)) for t in (-1,1)]]]
-    return [box('leather', W, H, .5, r=2), box('leather', W, H, 10, r=2, wall=.25), box('textile', W-1, H-1, 1.5, r=2), wire('leather', _arc(0, -H/2, 8, 5, np.pi, 2*np.pi), 1.8, 1.5), wire('steel', _arc(0, -H/2, 8, 5, np.pi, 2*np.pi), .35), *ends, _zip(_ring(W-1, H-1, 2)[:20])],W-4,H-6
+    handle = arc(0, -H/2, 8, 5, np.pi, 2*np.pi)
+    thing = parts(
+        'shape   material   points  length  width  thick  r  wall',
+        ('box',  'leather', 0,      W,      H,     .5,    2, 0),
+        ('box',  'leather', 0,      W,      H,     10,    2, .25),
+        ('box',  'textile', 0,      W-1,    H-1,   1.5,   2, 0),
+        ('wire', 'leather', handle, 0,      1.8,   1.5,   0, 0),
+        ('wire', 'steel',   handle, 0,      .35,   0,     0, 0))
+    for side in (-1,1):
+        thing += moved(lock, .3*side*W, -.42*H)
+        thing.append(disc('steel', 2, 2, .2, 8*side, .5-H/2, wall=.3))
+        for end in (-1,1):
+            thing.append(disc('steel', .8, .8, .5, side*(W/2-1.2), end*(H/2-1.2)))
+    return thing+[zipper(ring(W-1, H-1, 2)[:20])],W-4,H-6
 
 # %% ../../nbs/22_simulator.ipynb #9c3a95a5
-def _garment(rng, W, H):
-    w,h,t = rng.uniform(.35, .85)*W,rng.uniform(.3, .65)*H,rng.uniform(1.5, 4)
-    folds = [box('textile', rng.uniform(.3, 1)*w, rng.uniform(.15, .5)*h, rng.uniform(.2, .5)*t, *(rng.uniform(-.25, .25, 2)*[w,h]), rng.uniform(-.1, .1), r=.6) for _ in range(rng.integers(1, 4))]
-    bits = [[], [disc('plastic', 1.1, 1.1, .25, .1*w, y) for y in np.linspace(-.4, .4, 6)*h], [_zip(np.array([(0,-.25*h),(0,.25*h)])), disc('copper', 1.6, 1.6, .2, 0, -.3*h)]][rng.integers(3)]
-    return moved([box('textile', w, h, t, r=min(w, h)*rng.uniform(.05, .3)), *folds, *bits], *(rng.uniform(-.5, .5, 2)*[W-w,H-h]), rng.uniform(-.2, .2))
+def fold(
+    rng:np.random.Generator, # Decides size and place
+    w:float, h:float, t:float # Width, height and thickness of the garment in cm
+)->Solid:
+    "A fold of a garment"
+    a,b = rng.uniform(.3, 1)*w,rng.uniform(.15, .5)*h
+    c = rng.uniform(.2, .5)*t
+    x,y = rng.uniform(-.25, .25, 2)*[w,h]
+    return box('textile', a, b, c, x, y, rng.uniform(-.1, .1), r=.6)
 
-def _within(thing, W, H, rng, tilt):
-    "Put a thing at random into a room of W x H cm, lying as it likes if it fits, else along the walls"
-    for angle in (rng.uniform(0, 2*np.pi), *rng.permutation([0,np.pi/2])+rng.normal(0, .04)):
+def garment(
+    rng:np.random.Generator, # Decides size, folds and place
+    W:float, H:float # Width and height of the room in the bag in cm
+)->list: # `Solid`s
+    "A shirt with buttons, trousers with a zip, or something plain, somewhere in a bag"
+    w,h = rng.uniform(.35, .85)*W,rng.uniform(.3, .65)*H
+    t = rng.uniform(1.5, 4)
+    folds = [fold(rng, w, h, t) for _ in range(rng.integers(1, 4))]
+    buttons = [disc('plastic', 1.1, 1.1, .25, .1*w, y) for y in np.linspace(-.4, .4, 6)*h]
+    zip_line = np.array([(0,-.25*h), (0,.25*h)])
+    fly = [zipper(zip_line), disc('copper', 1.6, 1.6, .2, 0, -.3*h)]
+    closed_by = ([],buttons,fly)[rng.integers(3)]
+    cloth = box('textile', w, h, t, r=min(w, h)*rng.uniform(.05, .3))
+    x,y = rng.uniform(-.5, .5, 2)*[W-w,H-h]
+    return moved([cloth]+folds+closed_by, x, y, rng.uniform(-.2, .2))
+
+# %% ../../nbs/22_simulator.ipynb #158fca37
+def within(
+    thing:list, # `Solid`s
+    W:float, H:float, # Width and height of the room in cm
+    rng:np.random.Generator, # Decides where
+    tilt:float # Out of the plane, in radians
+)->list: # The same, in the room
+    "Put a thing at random into a room"
+    room = np.array([W,H])/2
+    along = rng.uniform(0, 2*np.pi),*(rng.permutation([0,np.pi/2])+rng.normal(0, .04))
+    for angle in along:
         turned = moved(thing, 0, 0, angle, rng.random()<.5, tilt)
-        (lo,hi),room = extent(turned),np.array([W,H])/2
-        if (hi-lo<2*room).all(): break
-    return moved(turned, *np.where(hi-lo<2*room, rng.uniform(np.minimum(-room-lo, room-hi), np.maximum(-room-lo, room-hi)), -(lo+hi)/2))
+        lo,hi = extent(turned)
+        fits = hi-lo<2*room
+        if fits.all(): break
+    first,last = np.minimum(-room-lo, room-hi),np.maximum(-room-lo, room-hi)
+    x,y = np.where(fits, rng.uniform(first, last), -(lo+hi)/2)
+    return moved(turned, x, y)
 
-_share = dict(phone=.5, charger=.8, bottle=.6, cosmetics=.6, book=.5, keys=.5, coins=.4, glasses=.4, shoe=.5, belt=.45, pens=.5) # the others: .28
+# %% ../../nbs/22_simulator.ipynb #efde69c7
+share_of_bags = dict( # that hold a thing; the others: .28
+    phone=.5, charger=.8, bottle=.6, cosmetics=.6, book=.5, keys=.5, coins=.4, glasses=.4,
+    shoe=.5, belt=.45, pens=.5)
+lie_flat = 'bottle','flask','can','fruits'
 
 def packed_bag(
     seed=0 # Number, or numpy generator
 )->list: # `Solid`s
     "A bag with clothes and a random choice of harmless things"
     rng = np.random.default_rng(seed)
-    shell,W,H = (_suitcase,_backpack,_briefcase)[rng.choice(3, p=[.5,.3,.2])](rng)
-    packed = [box('textile', W, H, rng.uniform(2, 5), r=3)]+[o for _ in range(rng.integers(3, 8)) for o in _garment(rng, W, H)]
-    for k,f in harmless.items():
-        for _ in range((rng.random()<_share.get(k, .28))*(1+(rng.random()<.3))): packed += _within(f(rng), W, H, rng, rng.uniform(0, .5) if k not in ('bottle','flask','can','fruits') else 0)
-    return moved(shell+packed, 0, 0, rng.uniform(-.35, .35)+np.pi/2*(rng.random()<.3), rng.random()<.5)
+    make = (suitcase,backpack,briefcase)[rng.choice(3, p=[.5,.3,.2])]
+    shell,W,H = make(rng)
+    packed = [box('textile', W, H, rng.uniform(2, 5), r=3)]
+    for _ in range(rng.integers(3, 8)): packed += garment(rng, W, H)
+    for k,make in harmless.items():
+        is_there = rng.random()<share_of_bags.get(k, .28)
+        n = 1+(rng.random()<.3)
+        for _ in range(n if is_there else 0):
+            thing = make(rng)
+            tilt = 0 if k in lie_flat else rng.uniform(0, .5)
+            packed += within(thing, W, H, rng, tilt)
+    turn = rng.uniform(-.35, .35)+np.pi/2*(rng.random()<.3)
+    return moved(shell+packed, 0, 0, turn, rng.random()<.5)
+
+# %% ../../nbs/22_simulator.ipynb #fbf115b8
+def known_kinds(
+    kinds # A name or several
+)->L: # Of names
+    "Names of things, or `ValueError` for the first that is unknown"
+    known = {**threats,**harmless}
+    for k in L(kinds):
+        if k not in known:
+            raise ValueError(f'kinds must be among {[*known]}, found {k!r}')
+    n = len(L(kinds))
+    if n>255: raise ValueError(f'kinds must be at most 255 names, found {n}')
+    return L(kinds)
+
+# %% ../../nbs/22_simulator.ipynb #9353570b
+def hidden(
+    thing:list, # `Solid`s
+    bag, # bool (H, W): where the bag is
+    mask, # uint8 (H, W): `number` is written into it
+    number:int, # Of the thing
+    px_per_cm:float, # Resolution
+    contrast:float, # Factor on its thickness
+    rng:np.random.Generator # Decides pose and place
+)->tuple: # Region of the scan; (2, h, w) optical depth to be added there; box
+    "Put a thing somewhere into a bag; `ValueError` if it shows nowhere"
+    for share in np.linspace(1, 0, 101):
+        turn,flip,tilt = rng.uniform(0, 2*np.pi),rng.random()<.5,rng.uniform(0, .6)
+        posed = moved(thing, 0, 0, turn, flip, tilt)
+        lo,hi = extent(posed)
+        w,h = np.ceil((hi-lo+.5)*px_per_cm).astype(int)
+        alone = render(posed, h, w, px_per_cm, rng, pose(*(.25-lo)))
+        alone = contrast*trimmed(alone)
+        try: where,_,box = put_threat(bag, alone, mask, number, rng, share)
+        except ValueError as e: error = e
+        else: return where,alone,box
+    raise error
 
 # %% ../../nbs/22_simulator.ipynb #9a66d3ed
 def simulate_scan(
     seed:int=0, # Decides the bag, what is in it, and the noise
-    kinds:list|str=(), # Threats to put in: keys of `threats`, or of `harmless` for a control
+    kinds:list|str=(), # To put in: keys of `threats`, or, as a control, of `harmless`
     px_per_cm:float=8., # Resolution: a bag has some 350 x 450 pixels
     colour:bool=True, # False colours of two energies, or the grey of one
     photons:float=1e4, # Sent into a pixel, see `detect`
     contrast:float=1. # Factor on the thickness of the threats
 )->Scan: # With boxes, kinds and mask
-    "X-ray a random bag"
-    kinds,known = L(kinds),{**threats,**harmless}
-    for k in kinds:
-        if k not in known: raise ValueError(f'kinds must be among {list(known)}, found {k!r}')
+    "X-ray a random bag; `ValueError` for a setting that is not allowed"
+    check_settings(seed=seed, px_per_cm=px_per_cm, photons=photons, contrast=contrast)
+    kinds = known_kinds(kinds)
     bag = packed_bag([seed,0])
     (x0,y0),(x1,y1) = extent(bag)
-    w,h = [round(o*px_per_cm) for o in (x1-x0+4, y1-y0+4)]                  # a margin of 2 cm
+    w,h = [round(o*px_per_cm) for o in (x1-x0+4, y1-y0+4)] # a margin of 2 cm
     depth = render(bag, h, w, px_per_cm, [seed,1], pose(2-x0, 2-y0))
-    rng,inside,mask,boxes = np.random.default_rng([seed,2]),bag_mask(np.exp(-depth)),np.zeros((h,w), np.uint8),[]
-    for i,k in enumerate(kinds):
-        thing = known[k](rng)
-        for share in np.linspace(1, 0, 101):                               # what lies across the bag may not fit: turn it, and ask a little less
-            posed = moved(thing, 0, 0, rng.uniform(0, 2*np.pi), rng.random()<.5, rng.uniform(0, .6))
-            lo,hi = extent(posed)
-            alone = contrast*_trimmed(render(posed, *np.ceil((hi-lo+.5)[::-1]*px_per_cm).astype(int), px_per_cm, rng, pose(*(.25-lo))))
-            try: where,_,box = _put(inside, alone, mask, i+1, rng, share); break
-            except ValueError: continue
-        depth[where] += alone; boxes.append(box)
-    return Scan((pseudo_colour if colour else grey_scan)(detect(depth, [seed,3], photons)), boxes, kinds, mask, f'simulated {seed}')
+    inside = bag_mask(np.exp(-depth))
+    mask,boxes = np.zeros((h,w), np.uint8),[]
+    rng = np.random.default_rng([seed,2])
+    for i,k in enumerate(kinds, 1):
+        thing = {**threats,**harmless}[k](rng)
+        try: where,alone,box = hidden(thing, inside, mask, i, px_per_cm, contrast, rng)
+        except ValueError as e: raise ValueError(f'simulated {seed}, {k}: {e}') from None
+        depth[where] += alone
+        boxes.append(box)
+    seen = detect(depth, [seed,3], photons)
+    image = pseudo_colour(seen) if colour else grey_scan(seen)
+    return Scan(image, boxes, kinds, mask, f'simulated {seed}')
 
 # %% ../../nbs/22_simulator.ipynb #bd67756a
-def _simulate(item, **kwargs): return simulate_scan(*item, **kwargs)
+def simulate_item(
+    item:tuple, # Seed and kinds
+    **kwargs # To `simulate_scan`
+)->Scan:
+    "Simulate a scan in a process of its own"
+    return simulate_scan(*item, **kwargs)
 
+# %% ../../nbs/22_simulator.ipynb #dd77b03c
 @delegates(simulate_scan, but=['seed','kinds'])
 def simulate_scans(
     n:int, # How many
-    kinds:list|str=(), # The threat of each, taken in turn: keys of `threats` (or `harmless`); empty: none
+    kinds:list|str=(), # The threat of each, taken in turn; empty: none
     seed:int=0, # Of the first scan; the next has the next number
     n_workers:int=0, # Processes; 0: only this one
     **kwargs
 )->L: # `Scan`s
     "X-ray many random bags, each with one threat or none"
-    kinds = L(kinds)
+    check_settings(n=n, seed=seed, n_workers=n_workers)
+    kinds = known_kinds(kinds)
     items = [(seed+i, kinds[i%len(kinds)] if kinds else ()) for i in range(n)]
-    if n_workers: return L(parallel(partial(_simulate, **kwargs), items, n_workers=n_workers, progress=n>100, chunksize=8))
-    return L(_simulate(o, **kwargs) for o in (progress_bar(items, leave=False) if n>100 else items))
+    make = partial(simulate_item, **kwargs)
+    if n_workers:
+        many = parallel(make, items, n_workers=n_workers, progress=n>100, chunksize=8)
+        return L(many)
+    return L(make(o) for o in (progress_bar(items, leave=False) if n>100 else items))
