@@ -1,12 +1,12 @@
 "X-ray scans: windows, splits, annotations in four formats, files that are broken, projected threats, simulated bags."
-import json, os
+import json, os, subprocess, sys, warnings
 from functools import partial
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
 from scipy.ndimage import binary_dilation
 from fastcore.basics import defaults
-from ganomaly_nb import xray
+from ganomaly_nb import windows, xray
 from ganomaly_nb.baselines.anogan import anogan_learner
 from ganomaly_nb.baselines.egbad import egbad_learner
 from ganomaly_nb.baselines.vae import vae_learner
@@ -14,7 +14,8 @@ from ganomaly_nb.data import AnomalyDataLoaders
 from ganomaly_nb.learner import ganomaly_learner
 from ganomaly_nb.xray.projection import bag_mask, cut_out, optical_depth, project_threat
 from ganomaly_nb.xray.simulator import harmless, simulate_scan, simulate_scans, threats
-from ganomaly_nb.xray.scans import Scan, label_windows, read_scans, share_in, window_boxes
+from ganomaly_nb.windows import heat_map, load_picture, read_pictures, windows_over
+from ganomaly_nb.xray import Scan, label_windows, read_scans, share_in, window_boxes
 
 from_scans = partial(AnomalyDataLoaders.from_scans, nc=1, size=32, stride=16, bs=8)
 
@@ -66,8 +67,49 @@ def test_patches_are_the_pixels_of_their_windows(scale, tmp_path, folder):
         p = o.dataset.images
         for i in range(0, len(p), 17):
             x0,y0,x1,y1 = p.boxes[i]
-            whole = xray._read(files(folder)[p.which[i]], 1, scale)[0]
+            whole = load_picture(files(folder)[p.which[i]], 1, scale)[0]
             assert (p[[i]][0].numpy()==whole[:,y0:y1,x0:x1]).all()
+
+
+def test_windows_of_any_size_and_their_maps():
+    "Windows in any order give the picture back; a map has its size, and its values are scores"
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (nc,h,w), dtype=np.uint8) for nc,h,w in ((1,40,97),(1,33,32))]
+    cut = windows_over(pictures, 32, 20)
+    for i,m in enumerate(cut.maps(cut.which+1., 'max')): assert m.shape==pictures[i].shape[1:] and (m==i+1).all()
+    for j in rng.permutation(len(cut)):
+        x0,y0,x1,y1 = cut.boxes[j]
+        assert (cut[[j]][0].numpy()==pictures[cut.which[j]][:,y0:y1,x0:x1]).all()
+
+
+@pytest.mark.parametrize('how', ['mean','max'])
+def test_map_is_what_a_loop_over_pixels_gives(how):
+    rng = np.random.default_rng(1)
+    boxes = window_boxes(20, 27, 8, 5)[::2]
+    s = rng.normal(size=len(boxes))
+    m = heat_map(boxes, s, 20, 27, how)
+    for y in range(20):
+        for x in range(27):
+            here = [v for v,(x0,y0,x1,y1) in zip(s, boxes) if x0<=x<x1 and y0<=y<y1]
+            if here: assert np.isclose(m[y,x], getattr(np, how)(here))
+            else: assert np.isnan(m[y,x])
+
+
+# names
+
+@pytest.mark.parametrize('old,new', [('projection','xray.projection'),('simulator','xray.simulator')])
+def test_old_modules(old, new):
+    code = f"import ganomaly_nb.{old} as a, ganomaly_nb.{new} as b; assert a.__all__==b.__all__; assert all(getattr(a, k) is getattr(b, k) for k in b.__all__)"
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_names_of_the_package():
+    "What the single module exported, by star, without dragging its submodules along"
+    code = ("before = set(globals()); from ganomaly_nb.xray import *; got = set(globals())-before-{'before'};"
+            "want = set('Scan window_boxes label_windows share_in Patches PatchSet subclass_summary heat_map read_scans'.split());"
+            "assert want<=got<=want|set('read_voc read_yolo read_mask read_coco'.split()), got;"
+            "from ganomaly_nb.data import AnomalyDataLoaders as A; A.from_scans, A.from_full_scans")
+    subprocess.run([sys.executable, '-c', code], check=True)
 
 
 # the split
@@ -116,7 +158,7 @@ def test_scans_are_decoded_once_and_kept_once(tmp_path, folder, monkeypatch):
     assert all(type(s.base.base) is np.memmap or isinstance(s.base, np.memmap) for s in dls.train.dataset.images.scans)
     def fail(*args, **kwargs): raise AssertionError('decoded again')
     with monkeypatch.context() as m:
-        m.setattr(xray, '_read', fail)
+        m.setattr(windows, 'load_picture', fail)
         again = from_scans(scans, stride=4, cache=tmp_path/'cache')
     assert (again.train.dataset[[0]][0]==dls.train.dataset[[0]][0]).all()
     other = from_scans(scans, scale=.5, cache=tmp_path/'cache')           # other settings, another block
@@ -126,9 +168,9 @@ def test_scans_are_decoded_once_and_kept_once(tmp_path, folder, monkeypatch):
 
 
 def test_few_scans_are_in_memory_at_a_time(tmp_path, folder, monkeypatch):
-    real,sizes = xray.parallel,[]
+    real,sizes = windows.parallel,[]
     def watched(f, items, *args, **kwargs): sizes.append(len(items)); return real(f, items, *args, **kwargs)
-    monkeypatch.setattr(xray, 'parallel', watched)
+    monkeypatch.setattr(windows, 'parallel', watched)
     from_scans([Scan(f) for f in files(folder)*20], cache=tmp_path)
     assert sum(sizes)==100 and max(sizes)<=8*defaults.cpus
 
@@ -137,7 +179,7 @@ def test_interrupted_reading_leaves_nothing_behind(tmp_path, folder, monkeypatch
     def interrupted(*args, **kwargs): raise KeyboardInterrupt
     scans = [Scan(f) for f in files(folder)]
     with monkeypatch.context() as m:
-        m.setattr(xray, '_read', interrupted)
+        m.setattr(windows, 'load_picture', interrupted)
         with pytest.raises(KeyboardInterrupt): from_scans(scans, cache=tmp_path/'cache')
     assert not list((tmp_path/'cache').iterdir())
     assert len(from_scans(scans, cache=tmp_path/'cache').train.dataset)
@@ -151,7 +193,7 @@ def bad_scans(folder):
     Image.fromarray(grey(0, 80, 20)).save(folder/'narrow.png')
     f = folder/'1.png'
     return dict(noise=(Scan(folder/'noise.png'), 'cannot read'), half=(Scan(folder/'half.png'), 'cannot read'), text=(Scan(folder/'text.png'), 'cannot read'), missing=(Scan(folder/'missing.png'), 'no such image'),
-                narrow=(Scan(folder/'narrow.png'), 'a scan of 20 x 80 pixels is smaller than a window'), outside=(Scan(f, [[50,50,120,70]], ['gun']), 'reaches outside the scan of 100 x 81'),
+                narrow=(Scan(folder/'narrow.png'), 'a picture of 20 x 80 pixels is smaller than a window'), outside=(Scan(f, [[50,50,120,70]], ['gun']), 'reaches outside the scan of 100 x 81'),
                 left=(Scan(f, [[-9,50,20,70]], ['gun']), 'reaches outside'), unmarked=(Scan(f, kinds=['gun']), 'no box says where'))
 
 
@@ -175,6 +217,61 @@ def test_bad_crop(tmp_path, folder):
     assert list(dls.skipped)==[crop.name] and dls.test.dataset.y.sum()==1
 
 
+def test_failures_are_not_kept(tmp_path, folder):
+    "A message names today's file, what is mended is read again, and no setting of another run decides"
+    (folder/'5.png').write_bytes(b'nothing')
+    def loaders(path, on_error='skip'): return from_scans([Scan(f) for f in files(path)], stride=4, on_error=on_error, cache=tmp_path/'cache')
+    assert list(loaders(folder).skipped)==[str(folder/'5.png')]
+    with pytest.raises(ValueError, match='5.png'): loaders(folder, 'raise')
+    folder.rename(tmp_path/'moved')
+    (name,why), = loaders(tmp_path/'moved').skipped.items()
+    assert name==str(tmp_path/'moved'/'5.png') and name in why and str(folder) not in why
+    Image.fromarray(grey(5)).save(tmp_path/'moved'/'5.png')
+    assert loaders(tmp_path/'moved', 'raise').skipped=={}
+
+
+def shown(dls): return {k:(o.dataset.kinds=='gun').sum() for k,o in zip(('train','valid','test'), dls.loaders)}
+
+options = dict(size=dict(size=16), stride=dict(stride=8), scale=dict(scale=.5), iou=dict(iou=.8), min_content=dict(min_content=.9), n_train=dict(n_train=8), held_out=dict(held_out=.4),
+               seed=dict(seed=1), test=dict(test=[i%2==0 for i in range(24)]), stats=dict(stats=(.1,.9)), bs=dict(bs=4), nc=dict(nc=3), crops=dict(crops=[Scan(grey(1, 9, 9), kinds=['gun'])]))
+
+@pytest.mark.parametrize('option', options)
+def test_every_option_of_from_scans_has_an_effect(option, tmp_path):
+    images = [np.where(np.arange(100)<20*(i%4), 255, grey(i)).astype(np.uint8) for i in range(24)]
+    for i,a in enumerate(images): Image.fromarray(a).save(tmp_path/f'{i}.png')
+    scans = [Scan(tmp_path/f'{i}.png', *([[[20,20,50,50]], ['gun']] if i%6==0 else [])) for i in range(24)]
+    def told(**kwargs):
+        dls = from_scans(scans, cache=tmp_path/'cache', **kwargs)
+        train = dls.train.dataset
+        first = dls.valid.new(bs=1).one_batch()[0]
+        return dict(sizes=[len(o.dataset) for o in dls.loaders], shape=train.images.shape[1:], bs=dls.train.bs, bags=sorted(set(train.bags)), shown=shown(dls), first=first.flatten()[:50].tolist())
+    a,b = told(),told(**options[option])
+    assert a!=b and a==told()
+
+
+def test_threats_that_no_window_shows():
+    "Each in words, by scan and kind; not those of training scans, and not those that take part as crops"
+    boxes = {'gun':[20,20,52,52], 'pin':[40,40,45,45], 'rifle':[0,10,100,70], 'ruler':[10,40,90,45]}
+    scans = [Scan(grey(i), [b], [k], name=k) for i,(k,b) in enumerate(boxes.items())]+[Scan(grey(i), name=f'{i}') for i in range(10, 20)]
+    with pytest.warns(UserWarning, match='1 x pin, 1 x rifle, 1 x ruler'): dls = from_scans(scans)
+    assert dls.unseen==['pin, box 0: pin','rifle, box 0: rifle','ruler, box 0: ruler']
+    with pytest.warns(UserWarning, match='1 x rifle, 1 x ruler'): dls = from_scans(scans, scans[1].crops(nc=1))
+    assert dls.unseen==['rifle, box 0: rifle','ruler, box 0: ruler'] and 'pin' in dls.test.dataset.kinds
+    with pytest.warns(UserWarning, match='1 x ruler'): dls = from_scans(scans, test=[k in ('gun','ruler','10') for k in [s.name for s in scans]])
+    assert dls.unseen==['ruler, box 0: ruler']
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert from_scans([s for s in scans if s.name not in ('pin','rifle','ruler')]).unseen==[]
+        assert AnomalyDataLoaders.from_full_scans(scans, nc=1, size=16, bs=4).unseen==[]
+
+
+def test_threat_beside_the_last_windows(folder):
+    "A stride above the size leaves gaps; a threat in one is not passed over"
+    scans = [Scan(grey(0), [[34,34,62,62]], ['gun'], name='a')]+[Scan(grey(i)) for i in range(1, 20)]
+    assert from_scans(scans, stride=16).unseen==[]
+    with pytest.warns(UserWarning, match='1 x gun'): assert from_scans(scans, stride=68).unseen==['a, box 0: gun']
+
+
 # annotations
 
 def write(kind, path, boxes, size, names):
@@ -190,7 +287,7 @@ def write(kind, path, boxes, size, names):
     if kind=='coco':
         path.parent.with_suffix('.json').write_text(json.dumps(dict(images=[dict(id=1, file_name=path.stem+'.png', width=w, height=h)], categories=[dict(id=i, name=k) for i,k in enumerate(known)],
             annotations=[dict(image_id=1, category_id=known.index(k), bbox=[a,b,c-a,d-b]) for k,(a,b,c,d) in zip(names, boxes)])))
-    return (path.parent.with_suffix('.json') if kind=='coco' else path.parent),(['',*known] if kind=='mask' else known)
+    return (path.parent.with_suffix('.json') if kind=='coco' else path.parent),known
 
 
 @pytest.mark.parametrize('kind', ['voc','coco','yolo','mask'])

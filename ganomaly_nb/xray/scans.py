@@ -4,46 +4,64 @@
 
 # %% ../../nbs/20_scans.ipynb #e929c822
 from __future__ import annotations
-import json
-from xml.etree import ElementTree
-from PIL import Image
-from scipy.ndimage import find_objects, label
+from warnings import warn
+from collections import Counter
 from scipy.stats import bootstrap
-from torchvision.ops import box_convert, box_iou
-from torchvision.transforms.v2.functional import resize
-from fastprogress.fastprogress import progress_bar
+from torchvision.ops import box_iou
 from fastai.basics import *
-from fastai.data.transforms import get_image_files
 import matplotlib.patches as mpatches, pandas as pd
+from ..checks import check_settings
 from ..data import *
-from ..images import digest, cached
 from ..evaluation import auprc, auroc, bootstrap_ci
+from ..windows import Windows, heat_map, read_pictures, share_in, window_boxes
 
 # %% auto #0
-__all__ = ['Scan', 'window_boxes', 'label_windows', 'share_in', 'Patches', 'PatchSet', 'subclass_summary', 'heat_map',
-           'read_scans']
+__all__ = ['Scan', 'label_windows', 'Patches', 'PatchSet', 'subclass_summary', 'heat_map', 'share_in', 'window_boxes']
+
+# %% ../../nbs/20_scans.ipynb #3a51c0e7
+_all_ = ['heat_map', 'share_in', 'window_boxes'] # of notebook 08, part of this too
+
+# %% ../../nbs/20_scans.ipynb #61b8d2f4
+def _checked(boxes, name):
+    "Boxes as floats (n, 4); `ValueError` for another shape, an empty box or NaN"
+    boxes = np.asarray(boxes, float)
+    if not boxes.size: return boxes.reshape(0, 4)
+    if boxes.ndim!=2 or boxes.shape[1]!=4:
+        raise ValueError(f'{name}: boxes must have shape (n, 4), found {boxes.shape}')
+    x0,y0,x1,y1 = boxes.T
+    bad = ~((x0<x1) & (y0<y1) & np.isfinite(boxes).all(1))
+    if not bad.any(): return boxes
+    raise ValueError(f'{name}: a box must have left < right and top < bottom, '
+                     f'found {boxes[bad][0].tolist()}')
 
 # %% ../../nbs/20_scans.ipynb #1dc413ab
 class Scan:
-    "A scan, the boxes around its threats, and what is in them"
+    "A scan, the boxes around its threats, and what is in them; `ValueError` for misfits"
     def __init__(self,
         image, # Path, or anything else that `load_image` takes
-        boxes=(), # (n, 4) in pixels: left, top, right, bottom; the right column and the bottom row are outside
-        kinds=(), # What is in each box. Kinds without boxes: it is in the scan, and nobody says where
-        mask=None, # uint8 (H, W): 0, or 1 + the number of the box that a pixel's threat is in; None: not known
+        boxes=(), # (n, 4) in pixels: left, top, right, bottom; the last two are outside
+        kinds=(), # What is in each box. Kinds without boxes: nobody says where it is
+        mask=None, # uint8 (H, W): 0, or 1 + a pixel's box number; None: not known
         name:str|None=None, # What messages call it; None: its path
-        bag=None # What was scanned, see the split; None: the scan is the only one of its bag
+        bag=None # What was scanned, see the split; None: nothing else is of this bag
     ):
         self.image,self.mask = image,mask
-        self.name = name or (str(image) if isinstance(image, (str,os.PathLike)) else None)
+        self.name = name
+        if name is None and isinstance(image, (str,os.PathLike)): self.name = str(image)
         self.bag = str(next(o for o in (bag, self.name, id(self)) if o is not None))
-        self.boxes,self.kinds = np.asarray(boxes, float).reshape(-1,4),L(kinds).map(str)
-        if len(self.boxes) not in (0,len(self.kinds)): raise ValueError(f'{self.name}: every box needs a kind, found {len(self.boxes)} boxes and {len(self.kinds)} kinds')
-        if 'normal' in self.kinds: raise ValueError(f"{self.name}: 'normal' is what has no box, it cannot be the kind of one")
-        x0,y0,x1,y1 = self.boxes.T
-        bad = ~((x0<x1) & (y0<y1) & np.isfinite(self.boxes).all(1))
-        if bad.any(): raise ValueError(f'{self.name}: a box must have left < right and top < bottom, found {self.boxes[bad][0].tolist()}')
-    def __repr__(self): return f'Scan({self.name}: {", ".join(self.kinds) or "no threat"})'
+        self.boxes = _checked(boxes, self.name)
+        self.kinds = L(kinds).map(str)
+        if len(self.boxes) not in (0,len(self.kinds)):
+            found = f'{len(self.boxes)} boxes and {len(self.kinds)} kinds'
+            raise ValueError(f'{self.name}: every box needs a kind, found {found}')
+        if not all(k.strip() for k in self.kinds):
+            raise ValueError(f'{self.name}: a kind must not be empty: {list(self.kinds)}')
+        if 'normal' in self.kinds:
+            raise ValueError(f"{self.name}: 'normal' is what has no box, not a kind")
+
+    def __repr__(self):
+        "Name and kinds"
+        return f'Scan({self.name}: {", ".join(self.kinds) or "no threat"})'
 
 # %% ../../nbs/20_scans.ipynb #09eb70bd
 @patch
@@ -51,11 +69,13 @@ def boxes_in(self:Scan,
     w:int, # Width of the image in pixels
     h:int # Height
 )->np.ndarray: # (n, 4)
-    "The boxes, cut off at the border; `ValueError` if one reaches more than a pixel beyond it"
+    "The boxes, cut off at the border; `ValueError` if one is more than a pixel outside"
     cut = self.boxes.clip(0, [w,h,w,h])
     far = np.abs(cut-self.boxes).max(1, initial=0)>1
-    if far.any(): raise ValueError(f'{self.name}: box {self.boxes[far][0].round(2).tolist()} reaches outside the scan of {w} x {h} pixels')
-    return cut
+    if not far.any(): return cut
+    box = self.boxes[far][0].round(2).tolist()
+    raise ValueError(f'{self.name}: box {box} reaches outside the scan of '
+                     f'{w} x {h} pixels')
 
 # %% ../../nbs/20_scans.ipynb #527e8f33
 @patch
@@ -65,38 +85,30 @@ def show(self:Scan,
 ):
     "Show the scan with its boxes"
     ax = ax or plt.subplots(figsize=(3,3))[1]
-    img = load_image(self.image, None) if isinstance(self.image, (str,os.PathLike)) else self.image
+    img = self.image
+    if isinstance(img, (str,os.PathLike)): img = load_image(img, None)
     show_image(img, ctx=ax, cmap='gray', vmin=0, vmax=255)
     h,w = img.shape[-2:] if isinstance(img, Tensor) else np.shape(img)[:2]
-    if heat is not None: ax.imshow(heat, cmap='magma_r', alpha=.5, extent=(-.5,w-.5,h-.5,-.5))
+    whole = -.5,w-.5,h-.5,-.5
+    if heat is not None: ax.imshow(heat, cmap='magma_r', alpha=.5, extent=whole)
     for (x0,y0,x1,y1),k in zip(self.boxes, self.kinds):
-        ax.add_patch(mpatches.Rectangle((x0-.5,y0-.5), x1-x0, y1-y0, fill=False, color='r'))
+        box = mpatches.Rectangle((x0-.5,y0-.5), x1-x0, y1-y0, fill=False, color='r')
+        ax.add_patch(box)
         ax.text(x0, y0-2, k, color='r', fontsize=8)
     return ax
-
-# %% ../../nbs/20_scans.ipynb #7a03f848
-def window_boxes(
-    h:int, # Height of the scan in pixels
-    w:int, # Its width
-    size:int=64, # Side of the window
-    stride:int=32 # From one window to the next; the last row and column are flush with the border
-)->np.ndarray: # (n, 4): left, top, right, bottom, row by row
-    "The windows that slide over a scan; `ValueError` if it is smaller than one"
-    if min(size, stride)<1: raise ValueError(f'size and stride must be at least 1, found {size} and {stride}')
-    if min(h, w)<size: raise ValueError(f'a scan of {w} x {h} pixels is smaller than a window of {size} x {size}')
-    y,x = np.meshgrid(*[np.r_[np.arange(0, n-size, stride), n-size] for n in (h,w)], indexing='ij')
-    return np.stack([x, y, x+size, y+size], -1).reshape(-1,4)
 
 # %% ../../nbs/20_scans.ipynb #170f38c0
 def label_windows(
     windows, # (n, 4): left, top, right, bottom
     boxes, # (m, 4) of the threats, in the same pixels
-    threshold:float=0.3 # Smallest IoU of an abnormal window, not included
-)->tuple: # Labels (n,): 0 normal, 1 abnormal, -1 discarded; the number of the box (n,) that each abnormal window is closest to
+    threshold:float=0.3 # An abnormal window has a larger IoU than this
+)->tuple: # Labels (n,): 0 normal, 1 abnormal, -1 discarded; the closest box (n,)
     "Label windows by their intersection over union with the threats"
     if not len(boxes): return np.zeros(len(windows), int),np.zeros(len(windows), int)
-    iou,i = box_iou(*[torch.as_tensor(np.asarray(o, float)) for o in (windows,boxes)]).max(1)
-    return np.where(iou>threshold, 1, np.where(iou>0, -1, 0)),i.numpy()
+    windows,boxes = [torch.as_tensor(np.asarray(o, float)) for o in (windows,boxes)]
+    iou,closest = box_iou(windows, boxes).max(1)
+    labels = np.where(iou>threshold, 1, np.where(iou>0, -1, 0))
+    return labels,closest.numpy()
 
 # %% ../../nbs/20_scans.ipynb #ee1838b0
 @patch
@@ -106,38 +118,40 @@ def crops(self:Scan,
     "The threats, cut out along their boxes"
     x = load_image(self.image, None, nc)
     boxes = self.boxes_in(x.shape[2], x.shape[1]).round().astype(int)
-    return L(Scan(x[:,y0:max(y1,y0+1),x0:max(x1,x0+1)], kinds=[k], name=f'{self.name}, box {i}', bag=self.bag) for i,((x0,y0,x1,y1),k) in enumerate(zip(boxes, self.kinds)))
+    res = L()
+    for i,(x0,y0,x1,y1) in enumerate(boxes):
+        pixels = x[:,y0:max(y1, y0+1),x0:max(x1, x0+1)]         # at least one pixel
+        name = _box_name(self, i)
+        res.append(Scan(pixels, kinds=[self.kinds[i]], name=name, bag=self.bag))
+    return res
 
-# %% ../../nbs/20_scans.ipynb #76ad906c
-def share_in(
-    mask, # bool (H, W)
-    boxes # (n, 4) whole pixels: left, top, right, bottom
-)->np.ndarray: # (n,), 0 to 1
-    "Share of each box that is True in the mask"
-    s = np.pad(np.asarray(mask, bool).cumsum(0, dtype=np.int32).cumsum(1, dtype=np.int32), ((1,0),(1,0)))
-    x0,y0,x1,y1 = np.asarray(boxes).T
-    return (s[y1,x1]-s[y0,x1]-s[y1,x0]+s[y0,x0])/((x1-x0)*(y1-y0))
+def _box_name(scan, i): return f'{scan.name}, box {i}'
 
 # %% ../../nbs/20_scans.ipynb #b15d90aa
 def _windows(
     scan:Scan, # The scan
     x:np.ndarray, # Its pixels, uint8 (nc, H, W), perhaps scaled
-    wh:tuple, # Width and height before scaling
-    size, stride, iou, # See `window_boxes` and `label_windows`
-    min_content=0. # Smallest share of darker pixels in a normal window
-)->tuple: # Windows (n, 4) that are not discarded; their kinds (n,), 'normal' or what is in the box
-    "Cut and label one scan"
-    if len(scan.kinds) and not len(scan.boxes): raise ValueError(f'the scan holds {", ".join(scan.kinds)}, and no box says where')
+    before:tuple, # Width and height before scaling
+    size:int, stride:int, iou:float, # See `window_boxes` and `label_windows`
+    min_content:float=0. # Smallest share of darker pixels in a normal window
+)->tuple: # Windows (n, 4) that are not discarded; their kinds (n,); unseen boxes
+    "Cut and label one scan; `ValueError` for a threat without a box"
+    if len(scan.kinds) and not len(scan.boxes):
+        raise ValueError(f'the scan holds {", ".join(scan.kinds)}, and no box says where')
     h,w = x.shape[1:]
     win = window_boxes(h, w, size, stride)
-    labels,i = label_windows(win, scan.boxes_in(*wh)*np.tile([w/wh[0],h/wh[1]], 2), iou)
-    if min_content: labels[(labels==0) & (share_in((x<.95*255).any(0), win)<min_content)] = -1
-    kinds = np.array([*scan.kinds,'normal'], object)[np.where(labels==1, i, -1)]
-    return win[labels>=0],kinds[labels>=0]
+    boxes = scan.boxes_in(*before)*np.tile([w/before[0],h/before[1]], 2)
+    labels,closest = label_windows(win, boxes, iou)
+    if min_content:
+        dark = (x<.95*255).any(0)
+        labels[(labels==0) & (share_in(dark, win)<min_content)] = -1
+    kinds = np.array([*scan.kinds,'normal'], object)[np.where(labels==1, closest, -1)]
+    unseen = sorted(set(range(len(boxes)))-set(closest[labels==1].tolist()))
+    return win[labels>=0],kinds[labels>=0],unseen
 
 # %% ../../nbs/20_scans.ipynb #2fdfb3f5
-class Patches:
-    "Square windows of scans that are kept once; a window is cut when it is indexed"
+class Patches(Windows):
+    "Windows of scans, with what each shows and which bag each scan is of"
     def __init__(self,
         scans:list, # Pixels, each uint8 (nc, H, W), in memory or memory-mapped
         which, # (N,) which of the scans a window is in
@@ -145,319 +159,251 @@ class Patches:
         kinds, # (N,) 'normal' or what is in it
         bags # What was scanned, one for each of the scans
     ):
-        self.scans,self.which,self.boxes = scans,np.asarray(which, int),np.asarray(boxes, np.int32)
+        super().__init__(scans, which, boxes)
         self.kinds,self.bags = np.asarray(kinds, object),np.asarray(bags, object)
-        self.shape = (len(self.which), *(self[[0]].shape[1:] if len(self.which) else (0,0,0)))
-    def __len__(self): return len(self.which)
-    def __getitem__(self, idxs): # Indexes; gives a uint8 tensor (len(idxs), nc, size, size)
-        return torch.from_numpy(np.stack([self.scans[s][:,y0:y1,x0:x1] for s,(x0,y0,x1,y1) in zip(self.which[idxs].tolist(), self.boxes[idxs].tolist())]))
 
+    @property
+    def scans(self):
+        "The pixels of the scans"
+        return self.pictures
+
+# %% ../../nbs/20_scans.ipynb #2fdfb3f6
 class PatchSet(ImageSet):
-    "An `ImageSet` of `Patches` that knows what each patch shows and which bag it comes from"
+    "An `ImageSet` of `Patches` that knows what each shows and which bag it comes from"
     @property
-    def kinds(self): return self.images.kinds[self.idxs.numpy()]
+    def kinds(self):
+        "What each patch shows (N,)"
+        return self.images.kinds[self.idxs.numpy()]
+
     @property
-    def bags(self): return self.images.bags[self.images.which[self.idxs.numpy()]]
-
-# %% ../../nbs/20_scans.ipynb #6acd13e2
-def _read(image, nc, scale=1., size=None):
-    "Pixels (nc, H, W), scaled, or squeezed to a square of `size`; width and height before"
-    x = load_image(image, None, nc)
-    h,w = x.shape[1:]
-    to = [size,size] if size else [max(1, round(o*scale)) for o in (h,w)]
-    return (x if to==[h,w] else resize(x, to, antialias=True)).numpy(),(w,h)
-
-def _write(files, nc, on_error, how, out):
-    "Decode `files` into one file of bytes; report for each its shape and its size before scaling, or why it is left out"
-    def one(f):
-        try: return _read(f, nc, **how)
-        except (ValueError,OSError) as e:
-            if on_error=='raise': raise
-            return None,str(e)
-    report,parts = [],list(chunked(files, 8*defaults.cpus))
-    with open(out, 'wb') as f:
-        for part in progress_bar(parts, leave=False) if len(files)>200 else parts:
-            for x,info in parallel(one, part, threadpool=True, n_workers=defaults.cpus, progress=False):
-                report.append((None if x is None else x.shape, info))
-                if x is not None: f.write(x.tobytes())
-    return report
-
-def _stored(
-    files:list, # Paths
-    nc:int, on_error:str, cache, # As in `read_images`
-    **how # To `_read`: scale or size
-)->list: # For each file its pixels, memory-mapped, and its size before scaling; or None and the reason
-    "Decode files once into a memory-mapped file, keyed by their content"
-    out,report = cached(f'{digest(files, "scans", nc, on_error, how)}.bin', partial(_write, files, nc, on_error, how), cache)
-    flat,res,at = np.memmap(out, np.uint8, 'c') if out.stat().st_size else None,[],0
-    for shape,info in report:
-        n = np.prod(shape or 0)
-        res.append((flat[at:at+n].reshape(shape).view(np.ndarray) if shape else None, info)); at += n
-    return res
+    def bags(self):
+        "What was scanned for each patch (N,)"
+        return self.images.bags[self.images.which[self.idxs.numpy()]]
 
 # %% ../../nbs/20_scans.ipynb #b82f8a5f
 def _cut(
     scans:list, # `Scan`s
-    how_to, # From a scan, its pixels and its width and height before scaling to windows and kinds
-    nc:int, on_error:str, cache, # As in `read_images`
-    **how # To `_read`: scale or size
-)->tuple: # For each scan its pixels, windows and kinds, or None if it is left out; dict from its name to the reason
+    how_to, # From a scan, its pixels and size to windows, kinds and unseen boxes
+    on_error:str='raise', # 'raise' or 'skip'
+    what:str='scan', # What a scan without a name is called
+    **kwargs # To `read_pictures`
+)->tuple: # For each scan pixels and what `how_to` gives, or None; dict name: reason
     "Read scans and cut them into windows"
-    if on_error not in ('raise','skip'): raise ValueError(f"on_error must be 'raise' or 'skip', found {on_error!r}")
-    files = [s.image for s in scans if isinstance(s.image, (str,os.PathLike))]
-    stored,res,bad = iter(_stored(files, nc, on_error, cache, **how) if files else []),[],{}
+    names = [s.name or f'{what} {i}' for i,s in enumerate(scans)]
+    images = [s.image for s in scans]
+    pictures,sizes,bad = read_pictures(images, on_error=on_error, names=names, **kwargs)
+    cut = []
     for i,s in enumerate(scans):
-        try:
-            x,wh = next(stored) if isinstance(s.image, (str,os.PathLike)) else _read(s.image, nc, **how)
-            if x is None: raise ValueError(wh)
-            res.append((x,*how_to(s, x, wh)))
+        if i in bad: cut.append(None); continue
+        try: cut.append((pictures[i], *how_to(s, pictures[i], sizes[i])))
         except ValueError as e:
-            name = s.name or f'scan {i}'
-            if on_error=='raise': raise ValueError(str(e) if name in str(e) else f'{name}: {e}') from None
-            res.append(None); bad[name] = str(e)
-    return res,bad
+            said = str(e) if names[i] in str(e) else f'{names[i]}: {e}'
+            if on_error=='raise': raise ValueError(said) from None
+            bad[i] = str(e)
+            cut.append(None)
+    return cut,{names[i]:bad[i] for i in sorted(bad)}
+
+# %% ../../nbs/20_scans.ipynb #9d3b7f52
+def _sides(
+    scans:list, # `Scan`s
+    test, # For each: test with it? None: all bags with a threat, 1/5 of the others
+    held_out:float, # Share of the training bags set aside for calibration
+    seed:int # Of the split
+)->np.ndarray: # For each scan: 0 to train on, 1 held out, 2 to test with
+    "Split scans by the bag they come from; `ValueError` if every bag holds a threat"
+    bags,bag_of = np.unique([s.bag for s in scans], return_inverse=True)
+    def any_of(flags): return np.bincount(bag_of, flags, len(bags))>0
+    threat = any_of([len(s.kinds)>0 for s in scans])
+    if test is not None:
+        splits = anomaly_splits(np.zeros(len(bags)), any_of(test), held_out, seed)
+    elif threat.all():
+        raise ValueError(f'no bag without a threat to train on, found {len(bags)} with '
+                         'one: say with `test` which scans to test with')
+    else: splits = anomaly_splits(threat, None, held_out, seed)
+    side = np.zeros(len(bags), int)
+    for i,split in enumerate(splits): side[split] = i
+    return side[bag_of]
+
+# %% ../../nbs/20_scans.ipynb #d7f20b64
+def _patches(scans, cut):
+    "All windows of `cut` as `Patches`; `ValueError` if there are none"
+    if not any(cut):
+        raise ValueError(f'no scans to cut: left out {len(cut)} of {len(scans)}')
+    nothing = None,np.empty((0,4)),[],[]
+    pixels,boxes,kinds,_ = zip(*[c or nothing for c in cut])
+    which = np.repeat(np.arange(len(cut)), [len(b) for b in boxes])
+    if not len(which): raise ValueError('no windows are left: min_content drops them all')
+    bags = [s.bag for s in scans]
+    return Patches(pixels, which, np.concatenate(boxes), np.concatenate(kinds), bags)
+
+def _unseen(scans, cut, side):
+    "Names of the threats of test scans that no patch shows, neither a window nor a crop"
+    shown = {(s.name,s.bag) for s,c in zip(scans, cut) if c}
+    res = []
+    for s,c,where in zip(scans, cut, side):
+        if c is None or where!=2: continue
+        for i in c[3]:
+            name = _box_name(s, i)
+            if (name,s.bag) not in shown: res.append(f'{name}: {s.kinds[i]}')
+    return res
 
 # %% ../../nbs/20_scans.ipynb #33ff0958
+@delegates(AnomalyDataLoaders.from_sets, keep=True, but=['train','valid','test'])
 def _loaders(cls,
     scans:list, # `Scan`s
-    cut:list, # For each its pixels, windows and kinds, or None
+    cut:list, # For each its pixels, windows, kinds and unseen boxes, or None: see `_cut`
     bad:dict, # What was left out, and why
-    test, # For each: is it for testing? None: a fifth of the bags without a threat, and all with one
-    held_out:float, n_train, seed:int, # See `anomaly_splits`
-    stats:tuple, # Mean and standard deviation
-    **kwargs # To `from_sets`
-)->AnomalyDataLoaders: # The loaders
-    "Loaders of patches, split by the bag they come from; abnormal ones go to the test set or nowhere"
-    if not any(cut): raise ValueError(f'no scans to cut: left out {len(bad)} of {len(scans)}')
-    pixels,boxes,kinds = zip(*[o or (None,np.empty((0,4)),[]) for o in cut])
-    patches = Patches(pixels, np.repeat(np.arange(len(cut)), [len(b) for b in boxes]), np.concatenate(boxes), np.concatenate(kinds), [s.bag for s in scans])
-    if not len(patches): raise ValueError('no windows are left: min_content drops them all')
-    bags,of_scan = np.unique(patches.bags, return_inverse=True)
-    def any_of(flags): return np.bincount(of_scan, flags, len(bags))>0
-    threat = any_of([len(s.kinds)>0 for s in scans])
-    if test is None and threat.all(): raise ValueError(f'no bag without a threat to train on, found {len(bags)} with one: say with `test` which scans to test with')
-    splits = anomaly_splits(threat, None, held_out, seed) if test is None else anomaly_splits(np.zeros(len(bags)), any_of(test), held_out, seed)
-    y = patches.kinds!='normal'
-    rows = [np.flatnonzero(np.isin(of_scan[patches.which], s) & ~(y & (i<2))) for i,s in enumerate(splits)]
-    if n_train is not None: rows[0] = np.random.default_rng(seed).permutation(rows[0])[:n_train]
-    dls = cls.from_sets(*[PatchSet(patches, y[r], idxs=r, stats=stats) for r in rows], seed=seed, **kwargs)
-    dls.skipped = bad
-    return dls
-
-# %% ../../nbs/20_scans.ipynb #e18263e4
-def _whole(scan, x, wh):
-    "One window that is the whole scan, and what is in it"
-    return [[0,0,x.shape[2],x.shape[1]]],[' + '.join(sorted(set(scan.kinds))) or 'normal']
-
-@patch(cls_method=True)
-@delegates(AnomalyDataLoaders.from_sets, keep=True, but=['train','valid','test'])
-def from_scans(cls:AnomalyDataLoaders,
-    scans:list, # `Scan`s, with and without threats
-    crops:list=(), # `Scan`s that show one threat each: squeezed to the size, they join the abnormal patches
-    size:int=64, # Side of window and patch in pixels
-    stride:int=32, # From one window to the next
-    scale:float=1., # Scans are resized by this factor before windows are cut
-    nc:int=3, # Channels: 1 (grey) or 3 (RGB)
-    iou:float=0.3, # Smallest IoU of an abnormal window, not included
-    min_content:float=0., # Drop normal windows of which a smaller share is darker than 95% of white
-    test:list|None=None, # For each scan: is it for testing? None: a fifth of the bags without a threat, and all with one
+    test:list|None=None, # For each: test with it? None: those with threats, 1/5 of others
     held_out:float=0.1, # Share of the training bags set aside for calibration
     n_train:int|None=None, # Use no more than this many training patches
-    on_error:str='raise', # A scan that cannot be used: 'raise', or 'skip' and list it in `dls.skipped`
-    cache=None, # Folder of the cache of decoded scans
     seed:int=0, # Of the split and of the order of the batches
     stats:tuple=(0.5,0.5), # Mean and standard deviation, in the scale of [0, 1]
     **kwargs
-)->AnomalyDataLoaders: # The loaders; `dls.test.dataset.kinds` says what each test patch shows
-    "The UBA protocol: windows of scans, labelled by IoU, split by bag"
-    check_size(size)
-    if not 0<scale<=1: raise ValueError(f'scale must be above 0 and at most 1, found {scale}')
+)->AnomalyDataLoaders: # The loaders, with `skipped` and `unseen`
+    "Loaders of patches, split by the bag they come from"
+    check_settings(held_out=held_out, n_train=n_train, seed=seed)
+    patches = _patches(scans, cut)
+    side = _sides(scans, test, held_out, seed)
+    abnormal = patches.kinds!='normal'
+    rows = []
+    for i in range(3):
+        here = side[patches.which]==i
+        rows.append(np.flatnonzero(here if i==2 else here & ~abnormal))
+    if n_train: rows[0] = np.random.default_rng(seed).permutation(rows[0])[:n_train]
+    sets = [PatchSet(patches, abnormal[r], idxs=r, stats=stats) for r in rows]
+    dls = cls.from_sets(*sets, seed=seed, **kwargs)
+    dls.skipped,dls.unseen = bad,_unseen(scans, cut, side)
+    return dls
+
+# %% ../../nbs/20_scans.ipynb #2d9f64a1
+def _check_scans(scans, test):
+    "`ValueError` if `test` does not fit, or one picture has different threats"
+    if test is not None and len(test)!=len(scans):
+        raise ValueError(f'test must say yes or no for each scan, found {len(test)} '
+                         f'for {len(scans)} scans')
+    said = {}
+    for s in scans:
+        if not isinstance(s.image, (str,os.PathLike)): continue
+        threats = list(s.kinds),s.boxes.tolist()
+        if said.setdefault(os.path.abspath(s.image), threats)!=threats:
+            raise ValueError(f'{s.name}: the picture is given twice, with other threats')
+
+# %% ../../nbs/20_scans.ipynb #e18263e4
+def _whole(scan, x, before):
+    "One window that is the whole scan, what is in it, and nothing unseen"
+    kind = ' + '.join(sorted(set(scan.kinds))) or 'normal'
+    return [[0,0,x.shape[2],x.shape[1]]],[kind],[]
+
+def _warn_of(unseen):
+    "Warn of threats that no patch shows"
+    if not unseen: return
+    kinds = Counter(name.rpartition(': ')[2] for name in unseen)
+    counts = ', '.join(f'{n} x {k}' for k,n in kinds.items())
+    some = '; '.join(unseen[:3])+'; ...'*(len(unseen)>3)
+    warn(f'no test patch shows {counts}: not in the results. Change scale, size, stride '
+         f'or iou, or pass their crops. All are in dls.unseen: {some}', stacklevel=3)
+
+# %% ../../nbs/20_scans.ipynb #6bd3a8e5
+@patch(cls_method=True)
+@delegates(_loaders, keep=True, but=['scans','cut','bad'])
+def from_scans(cls:AnomalyDataLoaders,
+    scans:list, # `Scan`s, with and without threats
+    crops:list=(), # `Scan`s of one threat each, squeezed to the size: more test patches
+    size:int=64, # Side of window and patch in pixels
+    stride:int=32, # From one window to the next
+    scale:float=1., # Scans are resized by this factor first, above 0 and at most 1
+    nc:int=3, # Channels: 1 (grey) or 3 (RGB)
+    iou:float=0.3, # An abnormal window has a larger IoU than this
+    min_content:float=0., # Drop normal windows with a smaller share below 95% of white
+    test:list|None=None, # For each: test with it? None: those with threats, 1/5 of others
+    on_error:str='raise', # A scan that cannot be used: 'raise', or 'skip': `dls.skipped`
+    cache=None, # Folder of the cache of decoded scans
+    **kwargs
+)->AnomalyDataLoaders: # The loaders; `dls.test.dataset.kinds`: what each test patch shows
+    "The UBA protocol: windows, labelled by IoU, split by bag; warns of unseen threats"
     scans,crops = L(scans),L(crops)
+    check_size(size)
+    for name,share in (('iou',iou), ('min_content',min_content)):
+        if not 0<=share<=1: raise ValueError(f'{name} must lie in 0 to 1, found {share}')
+    _check_scans(scans, test)
     for c in crops:
-        if len(c.kinds)!=1: raise ValueError(f'{c.name}: a crop must show one threat, found {len(c.kinds)}')
-    if test is not None:
-        if len(test)!=len(scans): raise ValueError(f'test must say yes or no for each scan, found {len(test)} for {len(scans)} scans')
+        if len(c.kinds)!=1:
+            raise ValueError(f'{c.name}: a crop must show one threat, has {len(c.kinds)}')
+    if test is not None: # a crop goes where its bag goes
         bags = {s.bag for s in scans}
-        test = [*test, *[c.bag not in bags for c in crops]] # a crop goes where its bag goes
-    cut,bad = _cut(scans, partial(_windows, size=size, stride=stride, iou=iou, min_content=min_content), nc, on_error, cache, scale=scale)
-    more,worse = _cut(crops, _whole, nc, on_error, cache, size=size)
-    return _loaders(cls, scans+crops, cut+more, {**bad,**worse}, test, held_out, n_train, seed, stats, **kwargs)
+        test = [*test, *[c.bag not in bags for c in crops]]
+    how_to = partial(_windows, size=size, stride=stride, iou=iou, min_content=min_content)
+    how = dict(nc=nc, on_error=on_error, cache=cache)
+    cut,bad = _cut(scans, how_to, scale=scale, **how)
+    more,worse = _cut(crops, _whole, what='crop', size=size, **how)
+    dls = _loaders(cls, scans+crops, cut+more, {**bad,**worse}, test, **kwargs)
+    _warn_of(dls.unseen)
+    return dls
 
 # %% ../../nbs/20_scans.ipynb #213f276b
 @patch(cls_method=True)
-@delegates(AnomalyDataLoaders.from_sets, keep=True, but=['train','valid','test'])
+@delegates(_loaders, keep=True, but=['scans','cut','bad'])
 def from_full_scans(cls:AnomalyDataLoaders,
     scans:list, # `Scan`s, with and without threats; boxes are not needed
     size:int=64, # Side in pixels
     nc:int=3, # Channels: 1 (grey) or 3 (RGB)
-    test:list|None=None, # For each scan: is it for testing? None: a fifth of the bags without a threat, and all with one
-    held_out:float=0.1, # Share of the training bags set aside for calibration
-    n_train:int|None=None, # Use no more than this many training scans
-    on_error:str='raise', # A scan that cannot be used: 'raise', or 'skip' and list it in `dls.skipped`
+    test:list|None=None, # For each: test with it? None: those with threats, 1/5 of others
+    on_error:str='raise', # A scan that cannot be used: 'raise', or 'skip': `dls.skipped`
     cache=None, # Folder of the cache of decoded scans
-    seed:int=0, # Of the split and of the order of the batches
-    stats:tuple=(0.5,0.5), # Mean and standard deviation, in the scale of [0, 1]
     **kwargs
-)->AnomalyDataLoaders: # The loaders; `dls.test.dataset.kinds` says what each test scan holds
+)->AnomalyDataLoaders: # The loaders; `dls.test.dataset.kinds`: what each test scan holds
     "The FFOB protocol: whole scans, squeezed to a square"
-    check_size(size)
     scans = L(scans)
-    if test is not None and len(test)!=len(scans): raise ValueError(f'test must say yes or no for each scan, found {len(test)} for {len(scans)} scans')
-    cut,bad = _cut(scans, _whole, nc, on_error, cache, size=size)
-    return _loaders(cls, scans, cut, bad, test, held_out, n_train, seed, stats, **kwargs)
+    check_size(size)
+    _check_scans(scans, test)
+    cut,bad = _cut(scans, _whole, size=size, nc=nc, on_error=on_error, cache=cache)
+    return _loaders(cls, scans, cut, bad, test, **kwargs)
 
 # %% ../../nbs/20_scans.ipynb #73ea7e3e
 def _bag_interval(metric, y, s, bags, level, n, seed):
-    "Percentile interval of `metric`, from bags drawn with replacement, those with an abnormal patch apart"
-    bags,of = np.unique(bags, return_inverse=True)
-    rows = np.split(np.argsort(of, kind='stable'), np.cumsum(np.bincount(of))[:-1])
-    odd = np.bincount(of, y, len(bags))>0
+    "Percentile interval of `metric`; bags with and without abnormal patches drawn apart"
+    bags,bag_of = np.unique(bags, return_inverse=True)
+    ends = np.cumsum(np.bincount(bag_of))[:-1]
+    rows = np.split(np.argsort(bag_of, kind='stable'), ends)           # of each bag
+    odd = np.bincount(bag_of, y, len(bags))>0
     groups = [np.flatnonzero(o) for o in (odd,~odd) if o.any()]
-    if min(map(len, groups))<2: return float('nan'),float('nan')          # nothing to vary
-    def f(*draw):
-        i = np.concatenate([rows[b] for b in np.concatenate(draw)])
+    if min(map(len, groups))<2: return float('nan'),float('nan')       # nothing to vary
+    def of_draw(*drawn):
+        i = np.concatenate([rows[b] for b in np.concatenate(drawn)])
         return metric(y[i], s[i]) if 0<y[i].sum()<len(i) else float('nan')
-    draws = bootstrap(groups, f, n_resamples=n, vectorized=False, method='percentile', confidence_level=level, rng=np.random.default_rng(seed)).bootstrap_distribution
-    return tuple(np.nanquantile(draws, [(1-level)/2,(1+level)/2]).tolist())
+    res = bootstrap(groups, of_draw, n_resamples=n, vectorized=False, method='percentile',
+                    confidence_level=level, rng=np.random.default_rng(seed))
+    ends = (1-level)/2,(1+level)/2
+    return tuple(np.nanquantile(res.bootstrap_distribution, ends).tolist())
 
 # %% ../../nbs/20_scans.ipynb #5dc4a329
+def _row(kinds, s, bags, *how):
+    "Number of abnormal images, two metrics and their intervals"
+    y = (kinds!='normal').astype(int)
+    row = dict(abnormal=int(y.sum()))
+    for name,metric in (('AUROC',auroc), ('AUPRC',auprc)):
+        if bags is None: low,high = bootstrap_ci(metric, y, s, *how)
+        else: low,high = _bag_interval(metric, y, s, bags, *how)
+        row.update({name:metric(y, s), f'{name} low':low, f'{name} high':high})
+    return row
+
 def subclass_summary(
     kinds, # (N,) 'normal', or what each image shows
     scores, # (N,) anomaly scores
     bags=None, # (N,) what each image comes from; None: images are independent
-    level:float=0.95, # Confidence of the intervals
+    level:float=0.95, # Confidence of the intervals, 0 to 1
     n:int=200, # Bootstrap draws
     seed:int=0 # Of the draws
-)->pd.DataFrame: # A row for each kind and one for all: number of images, AUROC and AUPRC with their intervals
+)->pd.DataFrame: # A row a kind and one for all: images, AUROC, AUPRC, their intervals
     "Each kind of anomaly against all normals, and all of them together (table 1)"
     kinds,s = np.asarray(kinds, object),np.asarray(scores, float)
-    names = sorted(set(kinds)-{'normal'})
-    if len(kinds)!=len(s): raise ValueError(f'kinds and scores must be as many, found {len(kinds)} and {len(s)}')
+    bags = None if bags is None else np.asarray(bags, object).astype(str)
+    for name,o in (('scores',s), ('bags',bags)):
+        if o is not None and len(o)!=len(kinds):
+            found = f'{len(o)} and {len(kinds)}'
+            raise ValueError(f'expected as many {name} as kinds, found {found}')
     rows = {}
-    for k in names+['overall']:
-        i = np.ones(len(s), bool) if k=='overall' else (kinds==k) | (kinds=='normal')
-        y,row = (kinds[i]!='normal').astype(int),{'abnormal':int((kinds[i]!='normal').sum())}
-        for name,metric in (('AUROC',auroc),('AUPRC',auprc)):
-            ci = bootstrap_ci(metric, y, s[i], level, n, seed) if bags is None else _bag_interval(metric, y, s[i], np.asarray(bags, object)[i].astype(str), level, n, seed)
-            row.update(zip((name,f'{name} low',f'{name} high'), (metric(y, s[i]),*ci)))
-        rows[k] = row
+    for k in sorted(set(kinds)-{'normal'})+['overall']:
+        i = (kinds==k) | (kinds=='normal') | (k=='overall')
+        rows[k] = _row(kinds[i], s[i], None if bags is None else bags[i], level, n, seed)
     return pd.DataFrame(rows).T.astype({'abnormal':int})
-
-# %% ../../nbs/20_scans.ipynb #89b49f8f
-def heat_map(
-    boxes, # (n, 4) windows: left, top, right, bottom
-    scores, # (n,) their scores
-    h:int, # Height of the scan in pixels
-    w:int # Its width
-)->np.ndarray: # (h, w), NaN where no window was scored
-    "Mean score of the windows that cover each pixel"
-    total,count = np.zeros((2,h,w))
-    for (x0,y0,x1,y1),s in zip(np.asarray(boxes).tolist(), np.asarray(scores, float)): total[y0:y1,x0:x1] += s; count[y0:y1,x0:x1] += 1
-    return np.divide(total, count, out=np.full((h,w), np.nan), where=count>0)
-
-# %% ../../nbs/20_scans.ipynb #bef0cbaf
-def _text(node, path): # a value that must be there
-    v = node.findtext(path)
-    if v is None: raise ValueError(f'a <{node.tag}> without <{path}>')
-    return v.strip()
-
-def _voc(file, size, names):
-    "Boxes and kinds of a PASCAL VOC file"
-    root = ElementTree.parse(file).getroot()
-    if root.tag!='annotation': raise ValueError(f'expected <annotation>, found <{root.tag}>')
-    _same_size([float(root.findtext(f'size/{k}') or 0) for k in ('width','height')], size)
-    objects = root.findall('object')
-    boxes = [[float(_text(o, f'bndbox/{k}')) for k in ('xmin','ymin','xmax','ymax')] for o in objects]
-    return np.array(boxes).reshape(-1,4)-[1,1,0,0],[_text(o, 'name') for o in objects] # from 1, both ends included: xmin-1 to xmax
-
-def _yolo(file, size, names):
-    "Boxes and kinds of a YOLO file"
-    rows = [l.split() for l in Path(file).read_text().splitlines() if l.strip()]
-    for r in rows:
-        if len(r)!=5: raise ValueError(f'expected lines of 5 numbers (class, centre, size), found {len(r)}')
-    a = np.array(rows, float).reshape(-1,5)
-    if not set(a[:,0])<=set(names): raise ValueError(f'class {min(set(a[:,0])-set(names)):g} is not among the names {names}')
-    return box_convert(torch.tensor(a[:,1:]), 'cxcywh', 'xyxy').numpy()*np.tile(size, 2),[names[c] for c in a[:,0]]
-
-def _same_size(said, size):
-    "`ValueError` if an annotation says that its scan has another size"
-    if all(said) and tuple(said)!=tuple(size): raise ValueError(f'is for a scan of {said[0]:g} x {said[1]:g} pixels, found one of {size[0]} x {size[1]}')
-
-def _coco(file):
-    "For each image of a COCO file its name, and a function that gives what the file says of its size, boxes and kinds"
-    d = json.loads(Path(file).read_text())
-    names,of = {c['id']:c['name'] for c in d['categories']},{o['id']:[] for o in d['images']}
-    for a in d['annotations']:
-        if a['image_id'] not in of: raise ValueError(f'an annotation of image {a["image_id"]}, which is not in the file')
-        of[a['image_id']].append(a)
-    def read(o):
-        boxes,kinds = [a['bbox'] for a in of[o['id']]],[names[a['category_id']] for a in of[o['id']]]
-        return (o.get('width') or 0, o.get('height') or 0),box_convert(torch.tensor(boxes, dtype=torch.float64).reshape(-1,4), 'xywh', 'xyxy').numpy(),kinds
-    return [(o['file_name'], partial(read, o)) for o in d['images']]
-
-def _mask(file, size, names):
-    "Boxes and kinds of a mask: every connected piece of a class"
-    a = np.asarray(Image.open(file))
-    if a.ndim!=2: raise ValueError(f'a mask must have one channel, found shape {a.shape}')
-    _same_size(a.shape[::-1], size)
-    if names is None: a,names = (a>a.max()/2).astype(np.uint8),{1:'threat'} # 0 and 1, or 0 and 255
-    if not set(np.unique(a).tolist())<={0,*names}: raise ValueError(f'value {min(set(np.unique(a).tolist())-{0,*names})} is not among the names {names}')
-    found = [(s,k) for v,k in names.items() if v for s in find_objects(label(a==v, np.ones((3,3)))[0])]
-    return np.array([[x.start,y.start,x.stop,y.stop] for (y,x),_ in found], float).reshape(-1,4),[k for _,k in found]
-
-# %% ../../nbs/20_scans.ipynb #d45dedc8
-def _image_size(file):
-    "Width and height of an image file, as a viewer shows it"
-    try:
-        with Image.open(file) as img: return img.size[::-1] if img.getexif().get(274, 1)>4 else img.size
-    except FileNotFoundError: raise ValueError(f'no such image: {file}') from None
-    except Exception: raise ValueError(f'cannot read the image {file}') from None
-
-def _annotations(path, images, names):
-    "For each annotated scan: what messages call it, and a function that gives its image, what the annotation says of its size, boxes and kinds"
-    if path.suffix=='.json':
-        try: entries = _coco(path)
-        except Exception as e: raise ValueError(f'{path} is no COCO file: {type(e).__name__}: {e}') from None
-        return [(f'{path}, {f}', lambda f=f,read=read: (images/f, *read())) for f,read in entries]
-    if not path.is_dir(): raise FileNotFoundError(f'no such folder or .json file: {path}')
-    found = {k:[f for f in sorted(path.iterdir()) if f.suffix.lower()==k and f.name!='classes.txt'] for k in ('.xml','.txt')}
-    found = {k:v for k,v in found.items() if v} or {'mask':sorted(get_image_files(path, recurse=False))}
-    if len(found)>1: raise ValueError(f'{path} holds .xml and .txt files: put one kind of annotation in a folder')
-    (kind,files), = found.items()
-    if not files: raise ValueError(f'no annotations in {path}: looked for .xml, .txt and images')
-    if kind=='mask' and images==path: raise ValueError(f'the masks in {path} need the folder of their scans: pass images')
-    if kind=='.txt' and names is None: raise ValueError(f'the .txt files in {path} hold class numbers: pass names')
-    by_stem = {}
-    for f in get_image_files(images): by_stem.setdefault(f.stem, []).append(f)
-    def read(f):
-        img = by_stem.get(f.stem, [])
-        if len(img)!=1: raise ValueError(f'expected one image {f.stem}.* in {images}, found {len(img)}')
-        size = _image_size(img[0])
-        return img[0],size,*{'.xml':_voc,'.txt':_yolo,'mask':_mask}[kind](f, size, names)
-    return [(str(f), partial(read, f)) for f in files]
-
-def read_scans(
-    path, # Folder of VOC (.xml) or YOLO (.txt) files or of masks, or a COCO .json file
-    images=None, # Folder of the scans; None: that of the annotations
-    names=None, # Kinds, as a list or a dict: of YOLO's class numbers, or of the values of masks. None: masks have one kind, 'threat'
-    allow_empty:bool=False, # Is an annotation without a box a harmless scan (True), or a mistake?
-    on_error:str='raise' # An annotation that does not fit: 'raise' or 'skip'
-)->tuple: # L of `Scan`s; dict from the name of each annotation left out to the reason
-    "Scans with their boxes, from any of four formats"
-    if on_error not in ('raise','skip'): raise ValueError(f"on_error must be 'raise' or 'skip', found {on_error!r}")
-    path = Path(path)
-    images = Path(images or (path.parent if path.suffix=='.json' else path))
-    if names is not None: names = dict(names if isinstance(names, dict) else enumerate(names))
-    scans,skipped = L(),{}
-    for name,read in _annotations(path, images, names):
-        try:
-            image,said,boxes,kinds = read()
-            size = _image_size(image)
-            _same_size(said, size)
-            if not len(boxes) and not allow_empty: raise ValueError('marks no threat: pass allow_empty=True if such scans are harmless')
-            scan = Scan(image, boxes, kinds); scan.boxes_in(*size)
-            scans.append(scan)
-        except Exception as e: # parsers raise anything
-            if on_error=='raise': raise ValueError(f'{name}: {e}') from None
-            skipped[name] = str(e)
-    return scans,skipped
