@@ -8,8 +8,6 @@ import sklearn.metrics as skm
 from scipy.stats import bootstrap
 from fastai.basics import *
 from fastai.callback.progress import ProgressCallback
-from fastprogress.fastprogress import master_bar, progress_bar
-from fastcore.script import call_parse
 import pandas as pd
 from .data import *
 from .scoring import *
@@ -17,7 +15,7 @@ from .learner import *
 
 # %% auto #0
 __all__ = ['auroc', 'auprc', 'eer', 'tpr_at_fpr', 'f1_at_threshold', 'bootstrap_ci', 'AnomalyInterpretation',
-           'TestAUROCMonitorOnly', 'ganomaly_demo']
+           'TestAUROCMonitorOnly']
 
 # %% ../nbs/06_evaluation.ipynb #1e591a34
 def _check_scores(
@@ -241,37 +239,3 @@ class TestAUROCMonitorOnly(Callback):
         with evaluating(get_model(self.learn.model)) as m: s = torch.cat([self.learn.fitted_score(m(x)).cpu() for x,_ in self.dls.test])
         self.history.append(auroc(self.dls.test.dataset.y, s))
         print(f'epoch {self.epoch}: test AUROC {self.history[-1]:.3f} (monitor only)')
-
-# %% ../nbs/06_evaluation.ipynb #0a4c3289
-@call_parse
-def ganomaly_demo(
-    out:Path='demo', # Folder for the plots and the table; its files of an earlier demo are replaced
-    epochs:int=10, # Epochs for each digit
-    digits:str='0123456789', # Which digits take their turn as the anomaly
-    seed:int=0 # Of weights, splits and batches
-):
-    "Train GANomaly on scikit-learn's digits, print AUROCs, write plots"
-    import matplotlib, platform, time
-    matplotlib.use('Agg')
-    out = Path(out); out.mkdir(parents=True, exist_ok=True)
-    n = len(digits)
-    roc,ax = plt.subplots(figsize=(5,5)); hist,axs = plt.subplots(math.ceil(n/2), 2, figsize=(10,1.2*n+1), squeeze=False)
-    rows,bar = [],master_bar(range(n))
-    for i in bar:
-        set_seed(seed)
-        start = time.perf_counter()
-        dls = AnomalyDataLoaders.from_digits(abnormal=int(digits[i]), held_out=.1, bs=32, seed=seed)
-        learn = ganomaly_learner(dls, nf=32, path=out)
-        with learn.no_bar(), learn.no_logging():
-            for _ in progress_bar(range(epochs), parent=bar): learn.fit(1)
-        interp = AnomalyInterpretation.from_learner(learn)
-        lo,hi = bootstrap_ci(auroc, interp.y, interp.scores, n=200)
-        bar.write(f'digit {digits[i]} as the anomaly: AUROC {interp.auroc:.3f} (95% interval {lo:.3f} to {hi:.3f})')
-        rows.append(dict(data='digits', abnormal=digits[i], protocol='paper', score='l1', seed=seed, epochs=epochs, nf=32, nz=100, bs=32, lr=2e-4, precision='fp32', device='cpu' if dls.device.type=='cpu' else torch.cuda.get_device_name(),
-                         torch=torch.__version__, python=platform.python_version(), seconds=round(time.perf_counter()-start, 1), n_test=len(interp.y), n_abnormal=int(interp.y.sum()), auroc=interp.auroc, auroc_low=lo, auroc_high=hi, auprc=interp.auprc))
-        interp.plot_roc(ax, label=f'{digits[i]}: {interp.auroc:.3f}')
-        interp.plot_scores(axs.flat[i]).set_title(f'digit {digits[i]} as the anomaly', fontsize=9)
-        if i==0: interp.plot_top_losses(k=6); plt.savefig(out/'reconstructions.png', dpi=120)
-    ax.set_title('each digit in turn as the anomaly'); roc.savefig(out/'roc.png', dpi=120); hist.tight_layout(); hist.savefig(out/'scores.png', dpi=120); plt.close('all')
-    pd.DataFrame(rows).to_csv(out/'results.csv', index=False)
-    print(f'mean AUROC {np.mean([r["auroc"] for r in rows]):.3f}; plots and results.csv are in {out}')

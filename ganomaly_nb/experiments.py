@@ -4,7 +4,7 @@
 
 # %% ../nbs/30_experiments.ipynb #aa96c65c
 from __future__ import annotations
-import ast, csv, hashlib, inspect, io, json, platform, time
+import csv, hashlib, inspect, io, json, platform, time
 from contextlib import redirect_stdout
 from datetime import date
 import fastai, joblib, pandas as pd
@@ -13,7 +13,6 @@ from fastprogress.fastprogress import progress_bar
 from sklearn.model_selection import ParameterGrid, train_test_split
 from fastai.basics import *
 from fastai.callback.channelslast import ChannelsLast
-from fastcore.script import call_parse, store_true, Param
 from . import __version__
 from .data import *
 from .networks import GANomaly
@@ -27,8 +26,7 @@ from .baselines.variants import *
 
 # %% auto #0
 __all__ = ['models', 'sources', 'scorings', 'pixel_stats', 'settings', 'make_learner', 'train', 'sample', 'scores',
-           'run_experiment', 'add_rows', 'read_results', 'run_grid', 'read_scores', 'over_seeds', 'budget',
-           'ganomaly_experiment']
+           'run_experiment', 'add_rows', 'read_results', 'run_grid', 'read_scores', 'over_seeds', 'budget']
 
 # %% ../nbs/30_experiments.ipynb #581f1e1c
 models = dict(ganomaly=ganomaly_learner, vae=vae_learner, anogan=anogan_learner, egbad=egbad_learner, bce=bce_learner, anomalib=anomalib_learner, plain_init=plain_init_learner)
@@ -285,27 +283,3 @@ def budget(
     cols = ['model','data','protocol','epochs','train_images','n_test','nf','precision','device']
     g = df.assign(n_test=df.n_test.astype(object).where(df.n_test.notna(), 'all')).groupby(cols, sort=False)
     return g.agg(seeds=('seed', lambda s: ' '.join(map(str, sorted(set(s))))), rows=('seed','size'), dates=('date', lambda d: ' to '.join(sorted({d.min(), d.max()})))).reset_index()
-
-# %% ../nbs/30_experiments.ipynb #998bf623
-def _value(v):
-    "A number, `True`, `None` or else a string"
-    try: return ast.literal_eval(v)
-    except (ValueError,SyntaxError): return v
-
-@call_parse
-def ganomaly_experiment(
-    file:Path, # CSV file to which rows are added
-    grid:Param('Settings, as name=value,value', str, nargs='+'), # see `settings` for the names
-    jobs:int=1, # Processes
-    path:Path=None, # Where the data are
-    weights:Path=None, # Folder of trained weights, kept for other scores
-    retry:store_true=False, # Run failed experiments again
-):
-    "Run a grid of experiments, or the rest of it"
-    bad = [g for g in grid if '=' not in g]
-    if bad: raise SystemExit(f'settings must be name=value, found {bad}')
-    try: df = run_grid({k:[_value(o) for o in v.split(',')] for k,v in (g.split('=', 1) for g in grid)}, file, jobs, path, weights, retry=retry)
-    except (ValueError,TypeError,OSError) as e: raise SystemExit(str(e)) from None
-    print(df[['model','data','abnormal','seed','scoring','auroc','auprc']].round(3).to_string(index=False))
-    failed = [r for r in _read(file) if r.get('error')]
-    for r in failed: print(f'failed: {r["model"]} {r["data"]} {r["abnormal"]} seed {r["seed"]}: {r["error"]}')
