@@ -53,7 +53,7 @@ def linkcode_resolve(domain, info):
 def setup(app):
     ps = pages()
     names = symbols(ps)
-    app.connect('autodoc-process-docstring', lambda app, what, name, obj, options, lines: describe(obj, name, lines, names, ps))
+    app.connect('autodoc-process-docstring', lambda app, what, name, obj, options, lines: describe(what, name, obj, lines, names, ps))
     app.connect('autodoc-process-signature', plain)
     app.connect('autodoc-skip-member', skip)
 

@@ -134,16 +134,16 @@ def about(page):
 
 # Reference
 
-def describe(obj, name, lines, names, ps):
+def describe(what, name, obj, lines, names, ps):
     "What autodoc shall say of an object: its docstring, its docments, and where it is made"
-    lines[:] = [rst(l, names) for l in lines]
+    lines[:] = [rst(l, names) for l in lines if what!='data'] # what stands there for a value is the docstring of its type
     docs = docments(obj, full=True) if isroutine(obj) or isinstance(obj, type) else {}
     if any(v.docment for v in docs.values()): lines.append('')
     for k,v in docs.items():
         if v.docment: lines.append(f':returns: {rst(v.docment, names)}' if k=='return' else f':param {k}: {rst(v.docment, names)}')
     for p in ps:
         short = name.removeprefix(f'{p.module}.')
-        if short in p.names: lines += ['', '.. rst-class:: about', '', f'   Made in `{p.title} <../{p.page}.html#{short.lower()}>`__.', '']
+        if short in p.names: lines += ['', f'Made in `{p.title} <../{p.page}.html#{short.lower()}>`__.', '']
 
 def modules(ps):
     "Pages of the reference: all modules and what they export, and a page of entries for each"
