@@ -4,6 +4,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from operator import attrgetter
 from pathlib import Path
+from types import FunctionType
 here = Path(__file__).parent
 sys.path.insert(0, str(here))
 from pages import cfg, describe, pages, symbols
@@ -62,5 +63,6 @@ def plain(app, what, name, obj, options, signature, returns):
     return signature and re.sub(r"<(?:function|class) '?(?:\w+\.)*(\w+)'?>", r'\1', signature),returns
 
 def skip(app, what, name, obj, skipped, options):
-    "Attributes of a class that are plain values"
-    if what=='class' and not (callable(obj) or isinstance(obj, (property,classmethod))): return True
+    "Attributes of a class that are plain values, and what a module only passes on"
+    if what=='class': return not (callable(obj) or isinstance(obj, (property,classmethod))) or skipped
+    if isinstance(obj, (type,FunctionType)): return obj.__module__!=app.env.docname.removeprefix('reference/') or skipped

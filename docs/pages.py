@@ -30,7 +30,7 @@ def defined(source):
     def says(node, name): return [name] if node.name[0]!='_' else []
     names = []
     for node in ast.parse(source).body:
-        if isinstance(node, ast.Assign): names += [t.id for t in node.targets if isinstance(t, ast.Name)]
+        if isinstance(node, ast.Assign): names += [n.id for t in node.targets for n in getattr(t, 'elts', [t]) if isinstance(n, ast.Name)]
         elif isinstance(node, ast.ClassDef):
             names += says(node, node.name)
             for m in node.body: names += says(m, f'{node.name}.{m.name}') if isinstance(m, ast.FunctionDef) else []
@@ -52,12 +52,14 @@ class Page:
         self.title = f'{number} {title}'.strip()
         exp = [d['default_exp'] for d in map(directives, self.cells) if 'default_exp' in d]
         self.module = f'{cfg.lib_name}.{exp[0]}' if exp else None
-        public = set(import_module(self.module).__all__) if self.module else set()
-        self.defined = {i:[n for n in defined(c.source) if n.split('.')[0] in public]
-                        for i,c in enumerate(self.cells) if 'export' in directives(c)}
-
-        self.names = [n for names in self.defined.values() for n in names]
-        self.variables = [n for n in self.names if '.' not in n and not isinstance(getattr(import_module(self.module), n), (type,FunctionType))]
+        mod = import_module(self.module) if exp else None
+        def full(n): # a method is an entry of its class, wherever it was patched in
+            top = n.split('.')[0]
+            home = getattr(mod, top).__module__ if '.' in n else self.module
+            return f'{home}.{n}' if home.startswith(cfg.lib_name) and (top in mod.__all__ or home!=self.module) else None
+        self.defined = {i:[n for n in defined(c.source) if full(n)] for i,c in enumerate(self.cells) if 'export' in directives(c)}
+        self.names = {n:full(n) for names in self.defined.values() for n in names}
+        self.variables = [n for n in self.names if '.' not in n and not isinstance(getattr(mod, n), (type,FunctionType))]
 
 @cache
 def pages(): return [Page(p) for p in sorted(cfg.nbs_path.rglob('*.ipynb')) if '.ipynb_checkpoints' not in p.parts]
@@ -75,7 +77,7 @@ def symbols(ps):
     params = {n.arg for p in ps for i in p.defined for n in ast.walk(ast.parse(p.cells[i].source)) if isinstance(n, ast.arg)}
     res = {p.module:p.module for p in ps}
     for p in reversed(ps):
-        for n in p.names: res |= dict.fromkeys((n+'()'*(n in params), f'{p.module}.{n}'), f'{p.module}.{n}')
+        for n,full in p.names.items(): res |= dict.fromkeys((n+'()'*(n in params), f'{p.module}.{n}', full), full)
     return res
 
 # Text
@@ -140,10 +142,10 @@ def describe(what, name, obj, lines, names, ps):
     docs = docments(obj, full=True) if isroutine(obj) or isinstance(obj, type) else {}
     if any(v.docment for v in docs.values()): lines.append('')
     for k,v in docs.items():
-        if v.docment: lines.append(f':returns: {rst(v.docment, names)}' if k=='return' else f':param {k}: {rst(v.docment, names)}')
+        if v.docment and k not in ('self','cls'): lines.append(f':returns: {rst(v.docment, names)}' if k=='return' else f':param {k}: {rst(v.docment, names)}')
     for p in ps:
-        short = name.removeprefix(f'{p.module}.')
-        if short in p.names: lines += ['', f'Made in `{p.title} <../{p.page}.html#{short.lower()}>`__.', '']
+        made = [f'Made in `{p.title} <../{p.page}.html#{n.lower()}>`__.' for n,full in p.names.items() if full==name]
+        lines += ['', *made, '']*bool(made)
 
 def modules(ps):
     "Pages of the reference: all modules and what they export, and a page of entries for each"
