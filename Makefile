@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser export outputs docs lab slow bench course-times
+.PHONY: help install demo test test-plain test-browser export outputs docs lab slow bench course-times
 
 help:                ## Print this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -23,6 +23,12 @@ demo: $(STAMP)       ## Train on scikit-learn's digits, print AUROCs, write plot
 
 test: $(STAMP)       ## Run everything that must hold: in sync, clean, notebooks, pytest
 	python -m pytest -q tests --ignore=tests/browser
+
+PACKAGES ?= --upgrade
+test-plain:          ## What `pip install .` gives, in .plain: the newest packages, or PACKAGES='-c constraints-lowest.txt'
+	$(PYTHON) -m venv --clear .plain
+	.plain/bin/python -m pip install --quiet --disable-pip-version-check $(PACKAGES) '.[widgets]' pytest
+	.plain/bin/pytest -q tests --ignore=tests/browser
 
 test-browser: $(STAMP) ## Open pages and widgets in a headless Chromium of the system
 	python -m pytest -q tests/browser

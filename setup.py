@@ -1,11 +1,15 @@
 "Everything that varies stands in settings.ini, which nbdev reads too."
+import os
 from configparser import ConfigParser
 from pathlib import Path
 from setuptools import setup, find_packages
 
+os.chdir(Path(__file__).resolve().parent) # setuptools looks for files from the working folder
 cfg = ConfigParser(delimiters=['='])
-cfg.read(Path(__file__).parent/'settings.ini', encoding='utf-8')
+cfg.read('settings.ini', encoding='utf-8')
 cfg = cfg['DEFAULT']
+
+def lines(name): return [line.strip() for line in cfg[name].splitlines()]
 
 setup(
     name=cfg['lib_name'],
@@ -14,14 +18,20 @@ setup(
     long_description=Path('README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     url=cfg['git_url'],
+    project_urls=dict(line.split(' = ') for line in lines('project_urls')),
     author=cfg['author'],
     author_email=cfg['author_email'],
     license='Apache-2.0',
-    keywords=cfg['keywords'],
+    classifiers=lines('classifiers'),
+    keywords=cfg['keywords'].split(),
     packages=find_packages(include=[cfg['lib_path'], f"{cfg['lib_path']}.*"]),
+    package_data={cfg['lib_path']: ['py.typed']},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
-    extras_require={k: cfg[f'{k}_requirements'].split() for k in ('cluster','dev')},
-    entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"]},
+    extras_require={k: cfg[f'{k}_requirements'].split() for k in ('widgets','cluster','dev')},
+    entry_points={
+        'console_scripts': lines('console_scripts'),
+        'nbdev': [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"],
+    },
     zip_safe=False,
 )

@@ -4,13 +4,15 @@ from importlib import import_module
 from importlib.util import find_spec
 from operator import attrgetter
 from pathlib import Path
+from types import FunctionType
 here = Path(__file__).parent
 sys.path.insert(0, str(here))
-from pages import cfg
+from pages import cfg, describe, pages, symbols
 
 project,author,copyright,version,language = cfg.title,cfg.author,cfg.copyright,cfg.version,'en'
-extensions = ['myst_nb','sphinx_copybutton','sphinx.ext.linkcode']
+extensions = ['myst_nb','sphinx_copybutton','sphinx.ext.autodoc','sphinx.ext.autosummary','sphinx.ext.linkcode']
 nitpicky = True
+nitpick_ignore_regex = [('py:(class|data|exc)', '.*')] # types of other packages
 suppress_warnings = ['toc.not_included']    # solutions of the course are reached from its lessons
 exclude_patterns = ['notebooks']            # the originals, to download
 
@@ -32,6 +34,12 @@ html_context = {'default_mode':'auto'}
 html_theme_options = dict(repository_url=cfg.git_url, use_repository_button=True, use_download_button=False, use_fullscreen_button=False, show_toc_level=2,
     logo={'text':cfg.title}, navbar_start=[], navbar_center=[], navbar_end=[], navbar_persistent=[], pygments_light_style='a11y-high-contrast-light', pygments_dark_style='github-dark')
 add_module_names = False
+autosummary_generate = False
+autodoc_default_options = {'members':True, 'undoc-members':True}
+autodoc_member_order = 'bysource'
+autodoc_typehints = 'description'
+autodoc_typehints_description_target = 'documented'
+autodoc_inherit_docstrings = False
 toc_object_entries_show_parents = 'hide'
 
 def linkcode_resolve(domain, info):
@@ -42,3 +50,19 @@ def linkcode_resolve(domain, info):
     try: lines,start = inspect.getsourcelines(obj)
     except (TypeError,OSError): lines,start = [],1+next(i for i,l in enumerate(inspect.getsourcelines(mod)[0]) if re.match(rf'{info["fullname"]}\b *=', l)) # a variable
     return f'{cfg.git_url}/blob/{cfg.branch}/{mod.__name__.replace(".", "/")}.py#L{start}' + f'-L{start+len(lines)-1}'*bool(lines)
+
+def setup(app):
+    ps = pages()
+    names = symbols(ps)
+    app.connect('autodoc-process-docstring', lambda app, what, name, obj, options, lines: describe(what, name, obj, lines, names, ps))
+    app.connect('autodoc-process-signature', plain)
+    app.connect('autodoc-skip-member', skip)
+
+def plain(app, what, name, obj, options, signature, returns):
+    "Functions and classes as defaults by their names"
+    return signature and re.sub(r"<(?:function|class) '?(?:\w+\.)*(\w+)'?>", r'\1', signature),returns
+
+def skip(app, what, name, obj, skipped, options):
+    "Attributes of a class that are plain values, and what a module only passes on"
+    if what=='class': return not (callable(obj) or isinstance(obj, (property,classmethod))) or skipped
+    if isinstance(obj, (type,FunctionType)): return obj.__module__!=app.env.docname.removeprefix('reference/') or skipped

@@ -9,6 +9,9 @@ import pandas as pd, sklearn.metrics as skm
 from copy import copy
 from fastai.basics import *
 from fastai.data.transforms import get_image_files
+try: import ipywidgets
+except ImportError as e:
+    raise ImportError('widgets need ipywidgets: pip install ganomaly_nb[widgets]') from e
 from ipywidgets import Box, Dropdown, FileUpload, FloatSlider, HTML, Image, IntSlider, Layout, VBox
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure

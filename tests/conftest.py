@@ -1,9 +1,15 @@
 import os, sys
+from importlib.util import find_spec
 from pathlib import Path
 import matplotlib, pytest
 
 matplotlib.use('Agg')
 root = Path(__file__).parent.parent
+
+collect_ignore = [] if find_spec('nbdev') else ['browser','test_course.py','test_docs.py','test_project.py']
+
+def pytest_report_header(config):
+    if collect_ignore: return f'without nbdev, so these are left out: {", ".join(collect_ignore)}'
 
 def pytest_configure(config):
     config.addinivalue_line('filterwarnings', 'ignore:`torch.jit.script` is deprecated:FutureWarning') # fastai 2.8

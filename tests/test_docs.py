@@ -1,6 +1,9 @@
 "What makes the pages of the site, without a browser (tests/browser/test_site.py opens them)."
-import inspect, json, subprocess, sys
+import json, subprocess, sys
+from functools import partial
 from importlib import import_module
+from inspect import signature
+from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace as NS
 import pytest
@@ -9,18 +12,19 @@ root = Path(__file__).parent.parent
 sys.path.insert(0, str(root/'docs'))
 import pages, website
 
-names = {'f':'lib.m.f', 'C.run':'lib.m.C.run', 'lib.m':'lib.m'}
+names = {'f':'lib.m.f', 'C.run':'lib.m.C.run', 'lib.m':'lib.m', 'score()':'lib.m.score'} # `score` alone is a parameter
 
 
 @pytest.mark.parametrize('text,linked', [
     ('Call `f`.', 'Call {py:obj}`f <lib.m.f>`.'),
     ('`f()` and `C.run`', '{py:obj}`f() <lib.m.f>` and {py:obj}`C.run <lib.m.C.run>`'),
     ("`f('x', 2)`", "{py:obj}`f('x', 2) <lib.m.f>`"),
+    ('`score` and `score(x)`', '`score` and {py:obj}`score(x) <lib.m.score>`'),
     ('`f(x)+1`, `g`, f, ``f``, [`f`](x.md), {py:obj}`f`', None),
     ('# About `f`\n`lib.m`', '# About `f`\n{py:obj}`lib.m <lib.m>`'),
     ('```python\n`f`\n```\n`f`', '```python\n`f`\n```\n{py:obj}`f <lib.m.f>`'),
     ('[00 data](00_data.ipynb), [a](../03_training.ipynb#the-step)', '[00 data](data.ipynb), [a](../training.ipynb#the-step)'),
-    ('[b](course/01_one_class.ipynb), [c](00_syllabus.md)', '[b](course/one_class.ipynb), [c](syllabus.md)'),
+    ('[b](course/01_one_class.ipynb), [c](00_syllabus.ipynb)', '[b](course/one_class.ipynb), [c](syllabus.ipynb)'),
     ('[c](https://host/00_data.ipynb), [d](data.csv)', None)])
 def test_link(text, linked): assert pages.link(text, names)==(linked or text)
 
@@ -37,10 +41,10 @@ def test_lesson(tmp_path, monkeypatch):
     monkeypatch.setattr(pages, 'cfg', NS(nbs_path=tmp_path, lib_name='lib'))
     image,view,both = [dict(output_type='display_data', metadata={}, data={k:'...' for k in ks}) for ks in (['image/png'], [pages.widget,'text/plain'], [pages.widget,'image/png'])]
     notebook(tmp_path/'07_More_things.ipynb', ('# More things\n\n> Of `f`', None), ('#| hide\nsecret = 1', []), ('#| echo: false\nplot()', [image]),
-        ('#| code-fold: true\n#| slow\nx = 1 #| hide_line\ny = 2', []), ('#| hide\nnbdev_export()', []), ('slider()', [view, image, both]))
+        ('#| code-fold: true\n#| slow\ny = 2', []), ('#| hide\nnbdev_export()', []), ('slider()', [view, image, both]))
     p = pages.Page(tmp_path/'07_More_things.ipynb')
     assert (p.page, p.title, p.subtitle, p.module)==('more_things', '07 More things', 'Of `f`', None)
-    cells = pages.lesson(p.cells, names)
+    cells = pages.lesson(p, names)
     assert [c.source for c in cells]==['# More things\n\n> Of {py:obj}`f <lib.m.f>`', 'plot()', 'y = 2', 'slider()']
     assert [c.metadata['tags'] for c in cells[1:]]==[['remove-input'], ['slow','hide-input'], []]
     assert [o['data'] for o in cells[-1].outputs]==[image['data']]*2
@@ -49,30 +53,59 @@ def test_lesson(tmp_path, monkeypatch):
 def test_sidebar():
     "Where a page stands follows from its folder and from whether it makes a module"
     def page(path, module=None): return NS(rel=Path(path), page=pages.page_of(path), module=module)
-    ps = [page('course/01_a.ipynb'), page('course/00_syllabus.md'), page('course/solutions/01_a.ipynb'), page('00_data.ipynb', 'data'), page('13_three.ipynb'), page('30_runs.ipynb', 'runs'), page('index.ipynb')]
+    ps = [page('course/01_a.ipynb'), page('course/00_syllabus.ipynb'), page('course/solutions/01_a.ipynb'), page('00_data.ipynb', 'data'), page('13_three.ipynb'), page('30_runs.ipynb', 'runs'), page('index.ipynb')]
     assert [[p.page for p in part] for part in pages.sidebar(ps)]==[['course/syllabus','data','runs'], ['three'], ['course/a']]
     assert [[p.page for p in part] for part in pages.sidebar(ps[:1]+ps[2:])]==[['course/a','data','runs'], ['three'], []]
 
 
-def test_table():
-    "Types, defaults and docments; what would break the table is escaped"
+def test_defined():
+    "Functions, classes, methods and patched methods; nothing private"
+    code = """x = 1
+y,z = 2,3
+def f(): pass
+def _g(): pass
+class C:
+    order = 1
+    def run(self): pass
+    def _step(self): pass
+@patch(as_prop=True)
+def size(self:C): pass
+@patch
+def to(self:(A,C), device): pass"""
+    assert pages.defined(code)==['x','y','z','f','C','C.run','C.size','A.to','C.to']
+
+
+def test_describe():
+    "Docstring, docments and where it was made; what reStructuredText would take for its own is escaped"
     def f(
-        x:str|None, # Name of `<kind>` | <b>
-        g=len, # A function
+        x:str|None, # Name of `<kind>` | *b*, or `score(x)`
+        score=len, # A function
         **kwargs
-    )->list: # Names
+    )->list: # Names_
         "Do"
-    assert pages.table(f).splitlines()[2:]==[r'| `x` | `str \| None` |  | Name of `<kind>` \| &lt;b> |', '| `g` | `builtin_function_or_method` | `len` | A function |', '| `kwargs` |  |  |  |', '| *returns* | `list` |  | Names |']
-    assert pages.table(lambda: 0)==''
-    assert pages.signature(inspect.signature(f))=='(x, g=len, **kwargs)'
+    page = NS(module='lib.m', title='07 M', page='m', names={'run':'lib.m.run'})
+    def said(name, doc, what='function'):
+        lines = [doc]
+        pages.describe(what, f'lib.m.{name}', f, lines, names, [page])
+        return lines
+    assert said('f', 'Do `f` to $x_1$ and x_')==[r'Do \ :py:obj:`f <lib.m.f>`\  to \ :math:`x_1`\  and x\_', '',
+        r':param x: Name of \ ``<kind>``\  \| \*b\*, or \ :py:obj:`score(x) <lib.m.score>`\ ', ':param score: A function', r':returns: Names\_']
+    assert said('run', 'Do')[-2:]==['Made in `07 M <../m.html#run>`__.', '']
+    assert said('run', 'A dictionary is ...', what='data')[0]!='A dictionary is ...'
 
 
 def test_everything_has_an_entry():
-    "Each exported name, and methods patched in or documented in the body of a class"
+    "Each exported name and method, with an anchor where nbdev's `doc` looks for it; no name of a parameter leads to a function"
     ps = pages.pages()
     syms = pages.symbols(ps)
+    anchors = {f'{p.page.split("/")[-1]}.html#{n.lower()}' for p in ps for n in p.names}
     for p in ps:
-        if p.module: assert {n for n in import_module(p.module).__all__ if f'{p.module}.{n}' not in syms}==set()
+        if p.module: assert {n for n in import_module(p.module).__all__ if not {n,f'{n}()'} & set(syms)}==set()
+    for module,found in import_module('ganomaly_nb._modidx').d['syms'].items():
+        for name,(url,_) in found.items():
+            if not any(o[0]=='_' for o in name.removeprefix(f'{module}.').split('.')): assert url in anchors and name in syms, name
+    params = {k for p in ps for n in p.names if callable(o := attrgetter(n)(import_module(p.module))) and not isinstance(o, partial) for k in signature(o).parameters}
+    assert not params & set(syms) and len(params)>100
     assert {'ganomaly_learner', 'AnomalyLearner.calibrate', 'AnomalyDataLoaders.from_digits', 'AnomalyInterpretation.from_learner', 'mnist_stats', 'ganomaly_nb.data'}<=set(syms)
     assert len({p.page for p in ps})==len(ps), 'two notebooks of one name'
 

@@ -1,5 +1,8 @@
 "What a user installs: the wheel, the console commands, and an import without nbdev."
-import subprocess, zipfile
+import re, shutil, subprocess, sys, zipfile
+from configparser import ConfigParser
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
@@ -7,8 +10,8 @@ from PIL import Image
 root = Path(__file__).parent.parent
 
 
-def call(*cmd, env, ok=True):
-    r = subprocess.run([*map(str, cmd)], capture_output=True, text=True, env=env)
+def call(*cmd, env, ok=True, **kwargs):
+    r = subprocess.run([*map(str, cmd)], capture_output=True, text=True, env=env, **kwargs)
     assert (r.returncode==0)==ok, r.stdout+r.stderr
     return r.stdout,r.stderr
 
@@ -17,13 +20,48 @@ def test_wheel(tmp_path, env):
     call('pip', 'wheel', '--quiet', '--no-deps', '--no-build-isolation', '--wheel-dir', tmp_path, root, env=env)
     wheel, = tmp_path.glob('*.whl')
     names = zipfile.ZipFile(wheel).namelist()
-    assert {f'ganomaly_nb/{m}.py' for m in ('data','networks','losses','training','scoring','learner','evaluation','xray','projection','simulator','experiments','widgets','course',
+    assert {f'ganomaly_nb/{m}.py' for m in ('data','networks','losses','training','scoring','learner','evaluation','images','checks','xray/__init__','xray/scans','xray/projection','xray/simulator','experiments','widgets','course',
                                             'baselines/__init__','baselines/vae','baselines/anogan','baselines/egbad','baselines/variants')} <= set(names)
+    assert 'ganomaly_nb/py.typed' in names
     assert not [n for n in names if n.startswith(('nbs','tests','docs','benchmarks'))]
     meta = {Path(n).name: zipfile.ZipFile(wheel).read(n).decode() for n in names if n.endswith(('METADATA','entry_points.txt'))}
     assert all(f'{c} =' in meta['entry_points.txt'] for c in ('ganomaly_train','ganomaly_score','ganomaly_demo','ganomaly_experiment'))
-    needs = [l for l in meta['METADATA'].splitlines() if l.startswith('Requires-Dist') and 'extra ==' not in l]
-    assert not [l for l in needs if 'nbdev' in l] and [l for l in needs if 'fastai' in l]
+    lines = meta['METADATA'].splitlines()
+    needs = [l for l in lines if l.startswith('Requires-Dist') and 'extra ==' not in l]
+    assert not [l for l in needs if 'nbdev' in l or 'ipywidgets' in l] and [l for l in needs if 'fastai' in l]
+    assert [l for l in lines if l.startswith('Requires-Dist: ipywidgets') and 'widgets' in l.split('extra ==')[1]]
+    assert len([l for l in lines if l.startswith('Classifier: Programming Language :: Python :: 3.')])==4
+    assert {l.split(',')[0] for l in lines if l.startswith('Project-URL')}=={f'Project-URL: {o}' for o in ('Documentation','Source','Issues','Changelog')}
+
+
+def test_setup_from_another_folder(tmp_path, env):
+    "setup.py finds its files from wherever it is called"
+    for o in ('setup.py','settings.ini','README.md'): shutil.copy(root/o, tmp_path/o)
+    shutil.copytree(root/'ganomaly_nb', tmp_path/'ganomaly_nb', ignore=shutil.ignore_patterns('__pycache__'))
+    (tmp_path/'elsewhere').mkdir()
+    out,_ = call(sys.executable, tmp_path/'setup.py', '-q', 'bdist_wheel', '-d', tmp_path/'dist', env=env, cwd=tmp_path/'elsewhere')
+    wheel, = (tmp_path/'dist').glob('*.whl')
+    assert {'ganomaly_nb/xray/scans.py','ganomaly_nb/py.typed'}<=set(zipfile.ZipFile(wheel).namelist())
+
+
+def bounds(text): return dict(re.match(r'([\w-]+)(?:\[\w+\])?(?:==|>=)([\d.]+)', o).groups() for o in text if re.search('==|>=', o))
+
+
+def test_lowest_versions_are_those_of_settings():
+    "constraints-lowest.txt pins each lower bound of settings.ini"
+    cfg = ConfigParser(delimiters=['=']); cfg.read(root/'settings.ini')
+    lower = bounds(f"{cfg['DEFAULT']['requirements']} {cfg['DEFAULT']['widgets_requirements']}".split())
+    pinned = bounds(l for l in (root/'constraints-lowest.txt').read_text().splitlines() if not l.startswith('#'))
+    assert {k:pinned[k] for k in lower}==lower and set(pinned)==set(lower)
+
+
+def test_workflows():
+    "Actions are pinned by commit, and the Pythons are the oldest and the newest of the classifiers"
+    text = '\n'.join(f.read_text() for f in sorted((root/'.github'/'workflows').glob('*.yml')))
+    uses = re.findall(r'uses: *(\S+)(.*)', text)
+    assert uses and all(re.fullmatch(r'[\w-]+/[\w-]+@[0-9a-f]{40}', u) and re.search(r'# v\d', c) for u,c in uses)
+    known = re.findall(r'Python :: (3\.\d+)', (root/'settings.ini').read_text())
+    assert {known[0],known[-1]}<=set(re.findall(r"python(?:-version)?: '([\d.]+)'", text))
 
 
 def test_import_without_nbdev(env):
@@ -63,3 +101,17 @@ def test_train_and_score(parts, tmp_path, env):
 def test_errors_are_one_line(args, says, env):
     _,err = call(*args, env=env, ok=False)
     assert says in err and 'Traceback' not in err
+
+
+@pytest.mark.skipif(find_spec('ganomaly_nb.commands') is None, reason='commands are not in a notebook of their own yet')
+@pytest.mark.parametrize('command', ['ganomaly_train','ganomaly_score','ganomaly_demo','ganomaly_experiment'])
+def test_version(command, env):
+    out,err = call(command, '--version', env=env)
+    assert out.split()==['ganomaly_nb',metadata.version('ganomaly_nb')] and not err
+
+
+def test_widgets_without_ipywidgets(env):
+    "The package needs no ipywidgets, and its widgets say what to install"
+    code = "import sys; sys.modules['ipywidgets']=None; import ganomaly_nb.evaluation, ganomaly_nb.xray.simulator, ganomaly_nb.course; import ganomaly_nb.widgets"
+    _,err = call('python', '-c', code, env=env, ok=False)
+    assert err.splitlines()[-1]=='ImportError: widgets need ipywidgets: pip install ganomaly_nb[widgets]'

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 root = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(root/'docs'))
 site = root/'_docs'
 desk,phone = dict(width=1280, height=900),dict(width=390, height=844)
 
@@ -61,6 +62,26 @@ def test_every_page(visit):
     assert len(list(site.rglob('*.html')))>len(list((root/'nbs').glob('*.ipynb')))
 
 
+scrolled = """() => [...document.querySelectorAll('div.cell.tag_export div.cell_input pre')].filter(p => p.scrollWidth>p.clientWidth+1).map(p => p.textContent)"""
+
+
+def test_code_fits(visit):
+    "At 1280 pixels no exported cell needs a sideways scroll bar; 90 characters fit"
+    import pages # which notebook makes which page
+    bad = []
+    for p in pages.pages():
+        if not p.module: continue
+        page = visit(f'{p.page}.html')
+        for code in page.evaluate(scrolled):
+            cell = next((i for i,c in enumerate(p.cells) if code.strip()[:200] in c.source), '?')
+            line = max(code.splitlines(), key=len)
+            bad.append(f'nbs/{p.rel} cell {cell}: {len(line)} characters: {line.strip()[:60]}...')
+    assert not bad, '\n'.join(['', *bad])
+    fit = page.evaluate("""() => { const p = document.querySelector('div.cell_input pre'), s = document.createElement('span'), c = getComputedStyle(p)
+        s.textContent = 'x'.repeat(90); p.append(s); return p.clientWidth - parseFloat(c.paddingLeft) - parseFloat(c.paddingRight) - s.getBoundingClientRect().width }""")
+    assert fit>0, f'90 characters are {-fit} pixels too wide'
+
+
 def test_notebook_pages(visit):
     "To Colab, to the file itself, to the neighbours, and code that can be copied"
     from nbdev.config import get_config
@@ -81,7 +102,8 @@ def test_names_lead_to_entries(visit):
     page.locator('a', has_text='AnomalyDataLoaders.from_folder').first.click()
     entry = page.locator('dl', has=page.locator('[id="ganomaly_nb.data.AnomalyDataLoaders.from_folder"]'))
     assert page.url.endswith('reference/ganomaly_nb.data.html#ganomaly_nb.data.AnomalyDataLoaders.from_folder')
-    assert [o.inner_text() for o in entry.locator('th').all()]==['','Type','Default','Details'] and 'held_out' in entry.inner_text()
+    held_out = entry.locator('.field-list li', has=page.locator('strong', has_text='held_out')).inner_text()
+    assert 'float' in held_out and 'calibration' in held_out and 'held_out=0.05' in entry.locator('dt').first.inner_text().replace(' ', '')
     source = entry.get_by_role('link', name='[source]').get_attribute('href')
     path,lines = source.partition('/blob/main/')[2].split('#')
     first,last = (int(o[1:]) for o in lines.split('-'))
