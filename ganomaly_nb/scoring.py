@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from fastai.basics import *
 
 # %% auto #0
-__all__ = ['anomaly_score', 'evaluating', 'ScoreCallback', 'code_score', 'activation_difference', 'FittedScore', 'make_score',
-           'scale_scores', 'quantile_threshold', 'conformal_p', 'conformal_threshold', 'Calibration', 'anomaly_map']
+__all__ = ['anomaly_score', 'evaluating', 'ScoreCallback', 'code_score', 'activation_difference', 'FittedScore', 'nearest',
+           'NeighbourScore', 'make_score', 'scale_scores', 'quantile_threshold', 'conformal_p', 'conformal_threshold',
+           'Calibration', 'anomaly_map']
 
 # %% ../nbs/04_scoring.ipynb #fa977135
 def anomaly_score(
@@ -66,6 +67,7 @@ def activation_difference(
 class FittedScore:
     "How unusual is the difference between an image and its reconstruction? Mahalanobis distance, fitted to normals"
     kinds = 'mahalanobis','activations'
+    memory = 10_000 # training normals that it is fitted to
     def __init__(self,
         model:nn.Module, # A `GANomaly`
         kind:str='activations' # 'mahalanobis': of z - z_hat. 'activations': of `activation_difference`
@@ -86,10 +88,71 @@ class FittedScore:
         cov = torch.from_numpy(ledoit_wolf((d-self.mean).double().cpu().numpy(), assume_centered=True)[0])
         self.whiten = torch.linalg.inv(torch.linalg.cholesky(cov)).T.to(d)
 
+    def score_of(self, d): # Differences (N, k); gives scores (N,), 0 or more
+        return ((d-self.mean.to(d.device))@self.whiten.to(d.device)).norm(dim=1)
+
     def __call__(self, out): # What `GANomaly` returns; gives scores (N,), 0 or more
         if not self.fitted: raise ValueError('this score must be fitted to normals first')
-        d = self.difference(out)
-        return ((d-self.mean.to(d.device))@self.whiten.to(d.device)).norm(dim=1)
+        return self.score_of(self.difference(out))
+
+# %% ../nbs/04_scoring.ipynb #8494a817
+def nearest(
+    q:Tensor, # Vectors of unit length (N, d)
+    memory:Tensor, # Vectors of unit length (n, d)
+    k:int # How many of the nearest, at most n
+)->tuple: # Distances (N, k), the smallest first; their positions in `memory` (N, k)
+    "The nearest vectors in a memory of unit vectors, found exactly by one matrix product"
+    square = 2-2*q@memory.T
+    square,i = square.clamp_min(0).topk(k, largest=False)
+    return square.sqrt(),i
+
+# %% ../nbs/04_scoring.ipynb #ea90c2f4
+class NeighbourScore(FittedScore):
+    "Distance of the direction of an image's code from its nearest training normals, in half-local units"
+    kinds = 'neighbours',
+    def __init__(self,
+        model:nn.Module, # A `GANomaly`
+        kind:str='neighbours', # There is only one
+        memory:int|None=10_000, # Codes of training normals that are kept; None: all
+        k:int=5 # Neighbours
+    ):
+        super().__init__(model, kind)
+        self.memory,self.k = memory,k
+        self.codes,self.own = None,None
+
+    @property
+    def fitted(self):
+        "Is there a memory?"
+        return self.codes is not None
+
+    def reset(self):
+        "Forget the memory: the weights have changed"
+        self.codes,self.own = None,None
+
+    def difference(self, out):
+        "Directions of the codes, (N, nz), from what `GANomaly` returns"
+        return F.normalize(out[2].float(), dim=1)
+
+# %% ../nbs/04_scoring.ipynb #e2869150
+@patch
+def fit(self:NeighbourScore,
+    d:Tensor # Directions of the codes of normals, (n, nz)
+):
+    "Keep the codes, and how far each lies from its own neighbours"
+    least = 2*self.k+1
+    if len(d)<least: raise ValueError(f'neighbours need at least {least} normal images, found {len(d)}')
+    self.codes = d
+    near = [nearest(o, d, self.k+1)[0] for o in d.split(500)]
+    self.own = torch.cat(near)[:,1:].mean(1).clamp_min(1e-6)    # the first is the code itself
+
+@patch
+def score_of(self:NeighbourScore,
+    d:Tensor # Directions of codes, (N, nz)
+)->Tensor: # Scores (N,), 0 or more
+    "Mean distance to the `k` nearest codes, divided by the root of how far these lie apart"
+    near,i = nearest(d, self.codes.to(d.device), 2*self.k)
+    apart = self.own.to(d.device)[i].mean(1)
+    return near[:,:self.k].mean(1)/apart.sqrt()
 
 # %% ../nbs/04_scoring.ipynb #c10747e7
 def make_score(
@@ -97,8 +160,9 @@ def make_score(
     score:str='l1' # 'l1', 'mse' (see `anomaly_score`), 'mahalanobis' or 'activations' (see `FittedScore`)
 ): # From what the model returns to scores (N,)
     "The score function of a name; raises `ValueError` if there is none"
-    known = ('l1','mse',*FittedScore.kinds)
+    known = ('l1','mse',*FittedScore.kinds,*NeighbourScore.kinds)
     if score not in known: raise ValueError(f'score must be one of {list(known)}, found {score!r}')
+    if score in NeighbourScore.kinds: return NeighbourScore(model)
     return FittedScore(model, score) if score in FittedScore.kinds else partial(code_score, score=score)
 
 # %% ../nbs/04_scoring.ipynb #9b7b57cc
