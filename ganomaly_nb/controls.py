@@ -28,7 +28,7 @@ def images_of(
     mean,deviation = stats
     return out[0].float()*deviation+mean
 
-# %% ../nbs/07_controls.ipynb #b0e5eafc
+# %% ../nbs/07_controls.ipynb #854d0752
 class Control(FittedScore):
     "A score of the image alone, fitted to normals"
     kinds = ()
@@ -46,11 +46,12 @@ class Control(FittedScore):
     def check_number(self, d, least=2):
         "Raise `ValueError` if there are too few normals to fit to"
         if len(d)<least:
-            raise ValueError(f'a control needs at least {least} normal images, found {len(d)}')
+            what = f'a control needs at least {least} normal images'
+            raise ValueError(f'{what}, found {len(d)}')
 
-# %% ../nbs/07_controls.ipynb #fd04af5d
+# %% ../nbs/07_controls.ipynb #b630d4d8
 class Statistic(Control):
-    "One number of an image: how many standard deviations is it from the mean of the normals?"
+    "One number of an image, in standard deviations from the mean of the normals"
     def measure(self, x):
         "The number, (N,), of images (N, C, H, W) in [0, 1]"
         raise NotImplementedError
@@ -163,13 +164,13 @@ controls = {
     'half-local neighbours': HalfLocal,
 } # name -> score without a network
 
-# %% ../nbs/07_controls.ipynb #bb67db8a
+# %% ../nbs/07_controls.ipynb #5e77aba8
 def fit_control(
     name:str, # A key of `controls`
     dls:AnomalyDataLoaders, # Where the training normals are
     memory:int|None=10_000 # Training normals to fit to; None: all
 ): # The control, fitted
-    "Make a control and fit it to training normals; raises `ValueError` for an unknown name"
+    "Make a control and fit it to training normals; `ValueError` for an unknown name"
     if name not in controls:
         raise ValueError(f'a control must be one of {list(controls)}, found {name!r}')
     d = dls.train.dataset
@@ -184,9 +185,10 @@ def control_scores(
     dl:AnomalyDL # Loader of images
 )->Tensor: # Scores (N,), on the CPU
     "Scores of all images of a loader, in their order"
-    return torch.cat([control((b[0].cpu(),)) for b in dl.new(shuffle=False, drop_last=False)])
+    dl = dl.new(shuffle=False, drop_last=False)
+    return torch.cat([control((b[0].cpu(),)) for b in dl])
 
-# %% ../nbs/07_controls.ipynb #696f48c2
+# %% ../nbs/07_controls.ipynb #3edc0466
 def paired_ci(
     metric:callable, # A function of labels and scores, such as `auroc`
     y, # Labels (N,): 0 normal, 1 abnormal
@@ -203,7 +205,7 @@ def paired_ci(
         raise ValueError(f'labels and scores must be alike in length, found {found}')
     normal = np.flatnonzero(y==0)
     abnormal = np.flatnonzero(y==1)
-    if min(len(normal), len(abnormal))<2: return float('nan'),float('nan') # nothing to vary
+    if min(len(normal), len(abnormal))<2: return np.nan,np.nan # nothing to vary
 
     def difference(i, j):
         drawn = np.r_[i,j]
@@ -214,7 +216,7 @@ def paired_ci(
                       method='percentile', confidence_level=level, rng=rng)
     return tuple(float(o) for o in drawn.confidence_interval)
 
-# %% ../nbs/07_controls.ipynb #7b618a91
+# %% ../nbs/07_controls.ipynb #da916347
 @patch
 def against_controls(self:AnomalyInterpretation,
     metric:callable=auroc, # A function of labels and scores
@@ -222,7 +224,7 @@ def against_controls(self:AnomalyInterpretation,
     level:float=.95, # Confidence of the intervals, 0 to 1
     n:int=200, # Bootstrap draws
     memory:int|None=10_000 # Training normals the controls are fitted to; None: all
-)->pd.DataFrame: # Rows: the model, then the controls; columns: value, low, high, difference, d_low, d_high
+)->pd.DataFrame: # Rows: model, controls; value, low, high, difference, d_low, d_high
     "The model beside the controls, on the same images"
     y,own = self.y,self.scores
     value = metric(y, own)
@@ -237,7 +239,7 @@ def against_controls(self:AnomalyInterpretation,
     columns = ['value','low','high','difference','d_low','d_high']
     return pd.DataFrame.from_dict(rows, orient='index', columns=columns)
 
-# %% ../nbs/07_controls.ipynb #3f40416e
+# %% ../nbs/07_controls.ipynb #d65f8c95
 def verdict(
     table:pd.DataFrame # What `against_controls` returns
 )->str: # One or two sentences
@@ -245,7 +247,8 @@ def verdict(
     t = table.drop(index='model')
     best = t.value.idxmax()
     if (t.d_low>0).all():
-        return f'The model beats every control; the best is {best} with {t.value[best]:.3f}.'
+        mark = f'{best} with {t.value[best]:.3f}'
+        return f'The model beats every control; the best is {mark}.'
     says = 'WARNING: the model does not beat every control.'
     better = ', '.join(t.index[t.d_high<0])
     even = ', '.join(t.index[(t.d_low<=0) & (t.d_high>=0)])

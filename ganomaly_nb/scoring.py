@@ -106,9 +106,9 @@ def nearest(
     square,i = square.clamp_min(0).topk(k, largest=False)
     return square.sqrt(),i
 
-# %% ../nbs/04_scoring.ipynb #ea90c2f4
+# %% ../nbs/04_scoring.ipynb #a7721bea
 class NeighbourScore(FittedScore):
-    "Distance of the direction of an image's code from its nearest training normals, in half-local units"
+    "How far is the direction of an image's code from those of training normals?"
     kinds = 'neighbours',
     def __init__(self,
         model:nn.Module, # A `GANomaly`
@@ -133,23 +133,25 @@ class NeighbourScore(FittedScore):
         "Directions of the codes, (N, nz), from what `GANomaly` returns"
         return F.normalize(out[2].float(), dim=1)
 
-# %% ../nbs/04_scoring.ipynb #e2869150
+# %% ../nbs/04_scoring.ipynb #e5a7c6dd
 @patch
 def fit(self:NeighbourScore,
     d:Tensor # Directions of the codes of normals, (n, nz)
 ):
     "Keep the codes, and how far each lies from its own neighbours"
     least = 2*self.k+1
-    if len(d)<least: raise ValueError(f'neighbours need at least {least} normal images, found {len(d)}')
+    if len(d)<least:
+        raise ValueError(f'neighbours need at least {least} normal images, found {len(d)}')
     self.codes = d
     near = [nearest(o, d, self.k+1)[0] for o in d.split(500)]
-    self.own = torch.cat(near)[:,1:].mean(1).clamp_min(1e-6)    # the first is the code itself
+    others = torch.cat(near)[:,1:]      # the first is the code itself
+    self.own = others.mean(1).clamp_min(1e-6)
 
 @patch
 def score_of(self:NeighbourScore,
     d:Tensor # Directions of codes, (N, nz)
 )->Tensor: # Scores (N,), 0 or more
-    "Mean distance to the `k` nearest codes, divided by the root of how far these lie apart"
+    "Mean distance to the `k` nearest codes, over the root of how far these lie apart"
     near,i = nearest(d, self.codes.to(d.device), 2*self.k)
     apart = self.own.to(d.device)[i].mean(1)
     return near[:,:self.k].mean(1)/apart.sqrt()
