@@ -8,39 +8,60 @@ import math
 from numbers import Integral, Real
 
 # %% auto #0
-__all__ = ['whole', 'number', 'settings_table', 'below_one', 'may_be_none', 'expected', 'is_allowed', 'check_settings',
-           'check_size', 'check_nc']
+__all__ = ['whole', 'number', 'no_limit', 'settings_table', 'below_one', 'may_be_none', 'expected', 'is_allowed',
+           'check_settings', 'check_size', 'check_nc']
 
 # %% ../nbs/91_checks.ipynb #e1ee3d15
 whole,number = Integral,Real # kinds of numbers that a setting may be
+no_limit = math.inf
 
 # name: kind, smallest value, is it excluded?, largest value
 settings_table = dict(
-    epochs   = (whole, 1, False, math.inf),
-    n_epoch  = (whole, 0, False, math.inf),
-    bs       = (whole, 1, False, math.inf),
-    nz       = (whole, 1, False, math.inf),
-    nf       = (whole, 1, False, math.inf),
-    n_extra  = (whole, 0, False, math.inf),
-    n_train  = (whole, 1, False, math.inf),
-    n_test   = (whole, 1, False, math.inf),
-    lr       = (number, 0, True, math.inf),
-    w_adv    = (number, 0, False, math.inf),
-    w_con    = (number, 0, False, math.inf),
-    w_enc    = (number, 0, False, math.inf),
-    held_out = (number, 0, False, 1),
-    fpr      = (number, 0, True, 1),
-    white    = (whole, 1, False, 65535),
-    seed     = (whole, 0, False, 2**32-1),
-    n        = (whole, 0, False, math.inf),
-    n_workers = (whole, 0, False, math.inf),
-    px_per_cm = (number, .5, False, 100),
-    photons  = (number, 1, False, math.inf),
-    contrast = (number, 0, True, math.inf),
-    inside   = (number, 0, False, 1),
-    blur     = (number, 0, False, math.inf),
+    # data
+    side       = (whole, 1, False, no_limit), # of any picture, in pixels
+    bs         = (whole, 1, False, no_limit),
+    n_train    = (whole, 1, False, no_limit),
+    n_test     = (whole, 1, False, no_limit),
+    held_out   = (number, 0, False, 1),
+    white      = (whole, 1, False, 65535),
+    seed       = (whole, 0, False, 2**32-1),
+    split_seed = (whole, 0, False, 2**32-1),
+    # networks and training
+    nz         = (whole, 1, False, no_limit),
+    nf         = (whole, 1, False, no_limit),
+    nc         = (whole, 1, False, no_limit),
+    n_extra    = (whole, 0, False, no_limit),
+    epochs     = (whole, 1, False, no_limit),
+    n_epoch    = (whole, 0, False, no_limit),
+    lr         = (number, 0, True, no_limit),
+    w_adv      = (number, 0, False, no_limit),
+    w_con      = (number, 0, False, no_limit),
+    w_enc      = (number, 0, False, no_limit),
+    d_min      = (number, 0, False, no_limit),
+    beta       = (number, 0, False, 1),
+    # scores and intervals
+    fpr        = (number, 0, True, 1),
+    level      = (number, 0, True, 1),
+    n          = (whole, 1, False, no_limit),
+    bins       = (whole, 1, False, no_limit),
+    memory     = (whole, 1, False, no_limit),
+    # other models
+    n_samples  = (whole, 1, False, no_limit),
+    restarts   = (whole, 1, False, no_limit),
+    steps      = (whole, 1, False, no_limit),
+    alpha      = (number, 0, False, 1),
+    lam        = (number, 0, False, 1),
+    search_lr  = (number, 0, True, no_limit),
+    tol        = (number, 0, False, 1),
+    # simulated scans
+    n_workers  = (whole, 0, False, no_limit),
+    px_per_cm  = (number, .5, False, 100),
+    photons    = (number, 1, False, no_limit),
+    contrast   = (number, 0, True, no_limit),
+    inside     = (number, 0, False, 1),
+    blur       = (number, 0, False, no_limit),
 )
-below_one = 'held_out','fpr' # these must stay below their largest value
+below_one = 'held_out','fpr','beta','level','tol' # these must stay below their largest value
 
 # %% ../nbs/91_checks.ipynb #da0112b8
 def expected(
@@ -66,28 +87,32 @@ def is_allowed(
     return value<high if name in below_one else value<=high
 
 # %% ../nbs/91_checks.ipynb #94829228
-may_be_none = 'n_train','n_test','white','lr'
+may_be_none = 'n_train','n_test','white','lr','memory'
 
 def check_settings(
-    **settings # Names of `settings_table` with the values found; None passes for those that may be left out
+    **settings # Names of `settings_table` with values; None passes for `may_be_none`
 ):
-    "Raise `ValueError` for the first setting that is not allowed: its name, what was expected, what was found"
+    "Raise `ValueError` for the first setting that is not allowed, with what is expected"
     for name,value in settings.items():
         if value is None and name in may_be_none: continue
-        if not is_allowed(name, value): raise ValueError(f'{name} must be {expected(name)}, found {value!r}')
+        if is_allowed(name, value): continue
+        raise ValueError(f'{name} must be {expected(name)}, found {value!r}')
 
 # %% ../nbs/91_checks.ipynb #e0928f81
 def check_size(
     size:int # Side of the image in pixels
 )->int: # The same `size`
     "Return `size` if the networks can take it, else raise `ValueError`"
-    fine = isinstance(size, Integral) and not isinstance(size, bool) and size>=16 and size & (size-1)==0
-    if not fine: raise ValueError(f'size must be a whole number, a power of two and at least 16, found {size!r}')
-    return int(size)
+    is_whole = isinstance(size, Integral) and not isinstance(size, bool)
+    if is_whole and size>=16 and size & (size-1)==0: return int(size)
+    raise ValueError('size must be a whole number, a power of two and at least 16, '
+                     f'found {size!r}')
 
+# %% ../nbs/91_checks.ipynb #2c149e2f
 def check_nc(
     nc:int # Channels of the images
 )->int: # The same `nc`
     "Return `nc` if it is 1 (grey) or 3 (RGB), else raise `ValueError`"
-    if isinstance(nc, bool) or nc not in (1,3): raise ValueError(f'nc must be 1 (grey) or 3 (RGB), found {nc!r}')
-    return int(nc)
+    is_whole = isinstance(nc, Integral) and not isinstance(nc, bool)
+    if is_whole and nc in (1,3): return int(nc)
+    raise ValueError(f'nc must be 1 (grey) or 3 (RGB), found {nc!r}')

@@ -4,56 +4,82 @@
 
 # %% ../nbs/06_evaluation.ipynb #4f0a3166
 from __future__ import annotations
+import hashlib, warnings
+import pandas as pd
 import sklearn.metrics as skm
 from scipy.stats import bootstrap
 from fastai.basics import *
-from fastai.callback.progress import ProgressCallback
-import pandas as pd
+from .checks import check_settings
 from .data import *
 from .scoring import *
 from .learner import *
 
 # %% auto #0
-__all__ = ['auroc', 'auprc', 'eer', 'tpr_at_fpr', 'f1_at_threshold', 'bootstrap_ci', 'AnomalyInterpretation',
-           'TestAUROCMonitorOnly']
+__all__ = ['as_vector', 'check_scores', 'auroc', 'auprc', 'eer', 'tpr_at_fpr', 'f1_at_threshold', 'bootstrap_ci',
+           'weights_digest', 'AnomalyInterpretation', 'TestAUROCMonitorOnly']
+
+# %% ../nbs/06_evaluation.ipynb #daa6d5ba
+def as_vector(
+    name:str, # What it is, for the message
+    v # Numbers (N,): list, array or tensor on any device
+)->np.ndarray: # float64 (N,)
+    "Numbers as a vector; raises `ValueError` for anything else"
+    if isinstance(v, Tensor): v = v.detach().double().cpu()
+    try: v = np.asarray(v, dtype=float)
+    except (TypeError,ValueError):
+        raise ValueError(f'{name} must be numbers, found {v!r:.80}') from None
+    if v.ndim!=1: raise ValueError(f'{name} must have the shape (N,), found {v.shape}')
+    return v
 
 # %% ../nbs/06_evaluation.ipynb #1e591a34
-def _check_scores(
+def check_scores(
     y, # Labels (N,): 0 normal, 1 abnormal
     s # Scores (N,)
-)->tuple: # Both as arrays
-    "Labels and scores as arrays; `ValueError` unless both kinds of images are there and the scores are finite"
+)->tuple: # Labels as int and scores as float, both (N,)
+    "As arrays; `ValueError` for other labels, NaN, unequal lengths or a single kind"
     if y is None: raise ValueError('these images have no labels to measure with')
-    y,s = np.asarray(y).astype(int),np.asarray(s, dtype=float)
-    if y.shape!=s.shape: raise ValueError(f'labels and scores must be alike in shape, found {y.shape} and {s.shape}')
-    if not np.isfinite(s).all(): raise ValueError(f'scores must be finite, found {(~np.isfinite(s)).sum()} that are not')
-    if not (y==0).any() or not (y==1).any():
-        raise ValueError(f'normal and abnormal images are needed to measure how well they are told apart, found {(y==0).sum()} normal and {(y==1).sum()} abnormal')
-    return y,s
+    y,s = as_vector('labels', y),as_vector('scores', s)
+    if len(y)!=len(s):
+        raise ValueError(f'there must be a score for each label, found {len(y)} labels '
+                         f'and {len(s)} scores')
+    odd = np.unique(y[~np.isin(y, (0,1))])
+    if len(odd):
+        raise ValueError('labels must be 0 (normal) or 1 (abnormal), '
+                         f'found {odd[:5].tolist()}')
+    n_odd = (~np.isfinite(s)).sum()
+    if n_odd:
+        raise ValueError(f'scores must be finite, found {n_odd} of {len(s)} that are not')
+    n_1 = int(y.sum())
+    if not 0<n_1<len(y):
+        raise ValueError('normal and abnormal images are needed to measure how well they '
+                         f'are told apart, found {len(y)-n_1} normal and {n_1} abnormal')
+    return y.astype(int),s
 
 # %% ../nbs/06_evaluation.ipynb #33523a7a
 def auroc(
     y, # Labels (N,): 0 normal, 1 abnormal
     s # Scores (N,)
 )->float: # 0 to 1
-    "Area under the ROC curve"
-    return float(skm.roc_auc_score(*_check_scores(y, s)))
+    "Area under the ROC curve; raises `ValueError` as `check_scores` does"
+    y,s = check_scores(y, s)
+    return float(skm.roc_auc_score(y, s))
 
 # %% ../nbs/06_evaluation.ipynb #6f0d2e2c
 def auprc(
     y, # Labels (N,): 0 normal, 1 abnormal
     s # Scores (N,)
 )->float: # 0 to 1
-    "Area under the precision-recall curve, as average precision"
-    return float(skm.average_precision_score(*_check_scores(y, s)))
+    "Area under the precision-recall curve, as average precision; raises `ValueError`"
+    y,s = check_scores(y, s)
+    return float(skm.average_precision_score(y, s))
 
 # %% ../nbs/06_evaluation.ipynb #36642fd8
 def eer(
     y, # Labels (N,): 0 normal, 1 abnormal
     s # Scores (N,)
 )->float: # 0 to 1; smaller is better
-    "Rate at which false alarms and misses are equal"
-    fpr,tpr,_ = skm.roc_curve(*_check_scores(y, s), drop_intermediate=False)
+    "Rate at which false alarms and misses are equal; errors as in `check_scores`"
+    fpr,tpr,_ = skm.roc_curve(*check_scores(y, s), drop_intermediate=False)
     return float(np.interp(0, fpr+tpr-1, fpr))
 
 # %% ../nbs/06_evaluation.ipynb #cb3e7ef2
@@ -62,9 +88,12 @@ def tpr_at_fpr(
     s, # Scores (N,)
     fpr:float=0.05 # Rate of false alarms that is allowed, 0 to 1
 )->float: # 0 to 1
-    "Largest true-positive rate whose false-positive rate does not exceed `fpr`"
-    f,t,_ = skm.roc_curve(*_check_scores(y, s), drop_intermediate=False)
-    return float(t[f<=fpr].max())
+    "True-positive rate at a false-positive rate of at most `fpr`; raises `ValueError`"
+    if not 0<=fpr<=1:
+        raise ValueError(f'fpr must be at least 0 and at most 1, found {fpr}')
+    y,s = check_scores(y, s)
+    false_positive,true_positive,_ = skm.roc_curve(y, s, drop_intermediate=False)
+    return float(true_positive[false_positive<=fpr].max())
 
 # %% ../nbs/06_evaluation.ipynb #674d5101
 def f1_at_threshold(
@@ -72,8 +101,9 @@ def f1_at_threshold(
     s, # Scores (N,)
     threshold:float # Scores above it are called abnormal
 )->float: # 0 to 1
-    "F1 score of the decisions `s > threshold`"
-    y,s = _check_scores(y, s)
+    "F1 score of the decisions `s > threshold`; errors as in `check_scores`"
+    y,s = check_scores(y, s)
+    if np.isnan(threshold): raise ValueError('threshold must be a number, found NaN')
     return float(skm.f1_score(y, s>threshold))
 
 # %% ../nbs/06_evaluation.ipynb #9bf66c61
@@ -81,88 +111,140 @@ def bootstrap_ci(
     metric:callable, # A function of labels and scores, such as `auroc`
     y, # Labels (N,): 0 normal, 1 abnormal
     s, # Scores (N,)
-    level:float=0.95, # Confidence, 0 to 1
+    level:float=0.95, # Confidence, between 0 and 1
     n:int=500, # Draws
     seed:int=0 # Of the draws
-)->tuple: # Lower and upper end
-    "Percentile bootstrap interval of `metric`, stratified by label"
-    y,s = _check_scores(y, s)
-    if min((y==0).sum(), (y==1).sum())<2: return float('nan'),float('nan') # nothing to vary
-    def f(a, b): return metric(np.r_[np.zeros(len(a)), np.ones(len(b))], np.r_[a, b])
-    ci = bootstrap((s[y==0], s[y==1]), f, n_resamples=n, vectorized=False, method='percentile', confidence_level=level, rng=np.random.default_rng(seed)).confidence_interval
-    return float(ci.low),float(ci.high)
+)->tuple: # Lower and upper end; NaN if there is only one image of a kind
+    "Percentile bootstrap interval of `metric`, stratified by label; raises `ValueError`"
+    check_settings(level=level, n=n)
+    y,s = check_scores(y, s)
+    s_0,s_1 = s[y==0],s[y==1]
+    if min(len(s_0), len(s_1))<2: return float('nan'),float('nan') # nothing to vary
+    def measure(s_0, s_1):
+        drawn_y = np.r_[np.zeros(len(s_0)), np.ones(len(s_1))]
+        return metric(drawn_y, np.r_[s_0, s_1])
+    drawn = bootstrap((s_0,s_1), measure, n_resamples=n, vectorized=False,
+                      method='percentile',
+                      confidence_level=level, rng=np.random.default_rng(seed))
+    return float(drawn.confidence_interval.low),float(drawn.confidence_interval.high)
+
+# %% ../nbs/06_evaluation.ipynb #6206c6a2
+def weights_digest(
+    model:nn.Module # Any module
+)->str: # 32 hexadecimal digits
+    "A fingerprint of all weights and statistics of a model"
+    h = hashlib.blake2b(digest_size=16)
+    for name,v in model.state_dict().items():
+        h.update(name.encode())
+        h.update(v.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return h.hexdigest()
 
 # %% ../nbs/06_evaluation.ipynb #67506343
 class AnomalyInterpretation:
-    "Metrics and plots of a learner on a labelled test set"
+    "Metrics and plots of a learner on a labelled test set, as it was when this was made"
     def __init__(self,
         learn:AnomalyLearner, # The learner
-        dl:AnomalyDL, # Loader of the test images
+        dl:AnomalyDL, # Loader of the test images, in their order
         scores:Tensor, # Their scores (N,)
-        y:Tensor # Their labels (N,): 0 normal, 1 abnormal
-    ): store_attr()
-
-    @classmethod
-    def from_learner(cls,
-        learn:AnomalyLearner, # A trained learner
-        dl:AnomalyDL|None=None # Loader of labelled images; None: `learn.dls.test`
-    )->AnomalyInterpretation:
-        "Score the test set once; calibrate if that has not been done"
-        dl = (learn.dls.test if dl is None else dl).new(shuffle=False)
-        if not len(dl.dataset): raise ValueError('the test set is empty')
-        if learn.calibration is None and len(learn.dls.valid.dataset): learn.calibrate()
-        with learn.no_bar(): scores,y = learn.get_preds(dl=dl)
-        return cls(learn, dl, scores, y)
+        y:Tensor, # Their labels (N,): 0 normal, 1 abnormal
+        calibration:Calibration|None=None # Scale and threshold; None: those of `learn`
+    ):
+        if calibration is None: calibration = learn.calibration
+        self.weights = weights_digest(get_model(learn.model))
+        store_attr()
 
     @property
-    def auroc(self): return auroc(self.y, self.scores)
+    def auroc(self):
+        "Area under the ROC curve"
+        return auroc(self.y, self.scores)
+
     @property
-    def auprc(self): return auprc(self.y, self.scores)
+    def auprc(self):
+        "Area under the precision-recall curve"
+        return auprc(self.y, self.scores)
+
+# %% ../nbs/06_evaluation.ipynb #8a3e8fea
+@patch(cls_method=True)
+def from_learner(cls:AnomalyInterpretation,
+    learn:AnomalyLearner, # A trained learner
+    dl:AnomalyDL|None=None # Loader of labelled images; None: `learn.dls.test`
+)->AnomalyInterpretation: # With a threshold, if there are enough held-out normals for one
+    "Score the test set once; `ValueError` if it is empty, a warning without a threshold"
+    dl = (learn.dls.test if dl is None else dl).new(shuffle=False)
+    if not len(dl.dataset): raise ValueError('the test set is empty')
+    if learn.calibration is None and len(learn.dls.valid.dataset):
+        try: learn.calibrate()
+        except ValueError as e: warnings.warn(f'no threshold: {e}')
+    with learn.no_bar(): scores,y = learn.get_preds(dl=dl)
+    return cls(learn, dl, scores, y)
 
 # %% ../nbs/06_evaluation.ipynb #ad58bf85
 @patch
 def summary(self:AnomalyInterpretation,
     level:float=0.95, # Confidence of the intervals
     n:int=200, # Bootstrap draws
-)->pd.DataFrame: # A row for each metric
-    "Five metrics with bootstrap intervals"
+)->pd.DataFrame: # A row for each metric: value, low, high
+    "Five metrics with bootstrap intervals; errors as in `check_scores`"
     metrics = {'AUROC':auroc, 'AUPRC':auprc, 'EER':eer, 'TPR at 5% FPR':tpr_at_fpr}
-    cal = self.learn.calibration
-    if cal is not None: metrics['F1 at the threshold'] = partial(f1_at_threshold, threshold=cal.threshold)
-    rows = {k: (f(self.y, self.scores), *bootstrap_ci(f, self.y, self.scores, level, n)) for k,f in metrics.items()}
+    if self.calibration is not None:
+        threshold = self.calibration.threshold
+        metrics['F1 at the threshold'] = partial(f1_at_threshold, threshold=threshold)
+    rows = {}
+    for name,metric in metrics.items():
+        interval = bootstrap_ci(metric, self.y, self.scores, level, n)
+        rows[name] = (metric(self.y, self.scores), *interval)
     return pd.DataFrame(rows, index=['value','low','high']).T
+
+# %% ../nbs/06_evaluation.ipynb #86af9a11
+@patch
+def check_weights(self:AnomalyInterpretation):
+    "Raise `ValueError` if the learner no longer has the weights that were measured"
+    if weights_digest(get_model(self.learn.model))!=self.weights:
+        raise ValueError('the learner has other weights than those that were measured '
+                         'here: make a new AnomalyInterpretation.from_learner(learn)')
 
 # %% ../nbs/06_evaluation.ipynb #cfd81a49
 @patch
 def plot_roc(self:AnomalyInterpretation,
     ax=None, # Axes to draw on
     label:str|None=None # Of the curve; None: its AUROC
-):
-    "ROC curve and the point of the calibrated threshold"
+): # The axes
+    "ROC curve and the point of the calibrated threshold; errors as in `check_scores`"
+    y,s = check_scores(self.y, self.scores)
     ax = ax or plt.subplots(figsize=(3.6,3.6))[1]
-    fpr,tpr,_ = skm.roc_curve(*_check_scores(self.y, self.scores))
-    line, = ax.plot(fpr, tpr, label=label or f'AUROC {self.auroc:.3f}')
-    cal = self.learn.calibration
-    if cal is not None:
-        flag = cal.is_abnormal(self.scores)
-        ax.plot(*[flag[self.y==k].float().mean().item() for k in (0,1)], 'o', color=line.get_color())
+    false_positive,true_positive,_ = skm.roc_curve(y, s)
+    curve, = ax.plot(false_positive, true_positive,
+                     label=label or f'AUROC {self.auroc:.3f}')
+    if self.calibration is not None:
+        flagged = s>self.calibration.threshold
+        ax.plot(flagged[y==0].mean(), flagged[y==1].mean(), 'o', color=curve.get_color())
     ax.plot([0,1], [0,1], ':', color='grey', zorder=0)
-    ax.set(xlabel='false-positive rate', ylabel='true-positive rate', xlim=(-.01,1), ylim=(0,1.01), aspect='equal'); ax.legend(loc='lower right')
+    ax.set(xlabel='false-positive rate', ylabel='true-positive rate')
+    ax.set(xlim=(-.01,1), ylim=(0,1.01), aspect='equal')
+    ax.legend(loc='lower right')
     return ax
 
+# %% ../nbs/06_evaluation.ipynb #d1a23c14
 @patch
 def plot_scores(self:AnomalyInterpretation,
     ax=None, # Axes to draw on
     bins:int=40 # Bars over the range of the scores
-):
+): # The axes
     "Histogram of the scores of both kinds with the threshold (figure 6 a)"
+    check_settings(bins=bins)
     ax = ax or plt.subplots(figsize=(5,2.8))[1]
     edges = np.linspace(self.scores.min().item(), self.scores.max().item(), bins+1)
-    for i,c in enumerate(('tab:blue','tab:red')):
-        s = self.scores[self.y==i].numpy()
-        if len(s): ax.hist(s, edges, weights=np.full(len(s), 1/len(s)), alpha=.6, color=c, label=self.learn.dls.vocab[i])
-    if self.learn.calibration is not None: ax.axvline(self.learn.calibration.threshold, color='k', ls='--', lw=1, label='threshold')
-    ax.set(xlabel='anomaly score', ylabel='share of its kind'); ax.legend()
+    for kind,color in enumerate(('tab:blue','tab:red')):
+        s = self.scores[self.y==kind].numpy()
+        if not len(s): continue
+        share = np.full(len(s), 1/len(s))
+        ax.hist(s, edges, weights=share, alpha=.6, color=color,
+                label=self.learn.dls.vocab[kind])
+    if self.calibration is not None:
+        ax.axvline(self.calibration.threshold, color='k', ls='--', lw=1,
+                   label='threshold')
+    ax.set(xlabel='anomaly score', ylabel='share of its kind')
+    ax.legend()
     return ax
 
 # %% ../nbs/06_evaluation.ipynb #5528a22c
@@ -170,26 +252,35 @@ def plot_scores(self:AnomalyInterpretation,
 def features(self:AnomalyInterpretation,
     idxs:list # Positions in the test set
 )->Tensor: # (len(idxs), C*4*4) for GANomaly
-    "The model's features; for GANomaly f(x), the discriminator's last convolutional ones"
+    "The model's features, for GANomaly f(x); `ValueError` if the weights are others now"
+    self.check_weights()
+    found = []
     with evaluating(get_model(self.learn.model)) as m:
         device = next(m.parameters()).device
-        return torch.cat([m.features(self.dl.after_batch(to_device(self.dl.dataset[i], device))[0]).flatten(1).cpu() for i in chunked(idxs, self.dl.bs)])
+        for i in chunked(idxs, self.dl.bs):
+            x = self.dl.after_batch(to_device(self.dl.dataset[i], device))[0]
+            found.append(m.features(x).flatten(1).cpu())
+    return torch.cat(found)
 
+# %% ../nbs/06_evaluation.ipynb #a9fdc8db
 @patch
 def plot_tsne(self:AnomalyInterpretation,
-    n:int=500, # Images to show: a random choice
+    n:int=500, # Images to show, 5 or more: a random choice
     seed:int=0, # Of the choice and of t-SNE
     ax=None # Axes to draw on
-):
-    "t-SNE of the model's features (figure 6 b)"
+): # The axes
+    "t-SNE of the model's features (figure 6 b); `ValueError` if the weights have changed"
     from sklearn.manifold import TSNE
     idxs = np.random.default_rng(seed).permutation(len(self.y))[:n].tolist()
-    xy = TSNE(init='pca', perplexity=min(30, (len(idxs)-1)/3), random_state=seed).fit_transform(self.features(idxs).numpy())
+    if len(idxs)<5: raise ValueError(f'a map needs at least 5 images, found {len(idxs)}')
+    tsne = TSNE(init='pca', perplexity=min(30, (len(idxs)-1)/3), random_state=seed)
+    xy = tsne.fit_transform(self.features(idxs).numpy())
     ax = ax or plt.subplots(figsize=(3,3))[1]
-    for i,c in enumerate(('tab:blue','tab:red')):
-        k = self.y[idxs].numpy()==i
-        ax.scatter(*xy[k].T, s=8, color=c, label=self.learn.dls.vocab[i])
-    ax.set(xticks=[], yticks=[]); ax.legend(loc='upper left', bbox_to_anchor=(1,1))
+    for kind,color in enumerate(('tab:blue','tab:red')):
+        of_kind = self.y[idxs].numpy()==kind
+        ax.scatter(*xy[of_kind].T, s=8, color=color, label=self.learn.dls.vocab[kind])
+    ax.set(xticks=[], yticks=[])
+    ax.legend(loc='upper left', bbox_to_anchor=(1,1))
     return ax
 
 # %% ../nbs/06_evaluation.ipynb #0e091d82
@@ -198,34 +289,51 @@ def show_reconstructions(self:AnomalyInterpretation,
     n:int=3, # Images of each kind, a random choice
     seed:int=0 # Of the choice
 ):
-    "Input, reconstruction and difference of `n` normal and `n` abnormal images (figure 7)"
-    rng = np.random.default_rng(seed)
-    idxs = [i for k in (0,1) for i in rng.permutation(np.flatnonzero(self.y.numpy()==k))[:n].tolist()]
+    "Input, reconstruction and difference of images of both kinds (figure 7)"
+    self.check_weights()
+    rng,idxs = np.random.default_rng(seed),[]
+    for kind in (0,1):
+        of_kind = np.flatnonzero(self.y.numpy()==kind)
+        idxs += rng.permutation(of_kind)[:n].tolist()
     self.learn.show_results(dl=self.dl, idxs=idxs)
 
+# %% ../nbs/06_evaluation.ipynb #8c99f589
 @patch
 def plot_top_losses(self:AnomalyInterpretation,
     k:int=3, # Images at each end
     largest:bool|None=None # True: the highest scores. False: the lowest. None: both
 ):
-    "The images with the highest and the lowest scores"
+    "Images with the highest and lowest scores; `ValueError` if the weights have changed"
+    self.check_weights()
     order = self.scores.argsort(descending=True).tolist()
     top,low = order[:k],order[::-1][:k]
-    self.learn.show_results(dl=self.dl, idxs=top+low if largest is None else top if largest else low)
+    if largest is None: idxs = top+low
+    else: idxs = top if largest else low
+    self.learn.show_results(dl=self.dl, idxs=idxs)
 
 # %% ../nbs/06_evaluation.ipynb #e744f00c
 @patch
 def plot_losses(self:AnomalyInterpretation,
-    beta:float=0.98 # Smoothing, 0 for none
-):
-    "The loss terms over the steps"
+    beta:float=0.98 # Smoothing, at least 0 (none) and below 1
+): # The figure
+    "The loss terms over the steps; `ValueError` without a training in this session"
+    if not 0<=beta<1:
+        raise ValueError(f'beta must be at least 0 and below 1, found {beta}')
     terms = getattr(self.learn.recorder, 'loss_terms', {})
-    if not terms: raise ValueError('no training history: this learner has not been trained in this session')
+    if not terms:
+        raise ValueError('no training history: this learner has not been trained '
+                         'in this session')
     of_d = [k for k in terms if k.startswith('d_')]
-    fig,axs = plt.subplots(1, 1+bool(of_d), figsize=(3*(1+bool(of_d)),2), squeeze=False)
-    for k,v in terms.items(): axs[0,int(k in of_d)].plot(pd.Series(v).ewm(alpha=1-beta).mean(), label=k, lw=1)
-    for ax,title in zip(axs[0], ('generator','discriminator') if of_d else ('loss',)): ax.set(xlabel='step', title=title); ax.legend(fontsize=7)
-    axs[0,0].set_yscale('log' if min(min(v) for k,v in terms.items() if k not in of_d)>0 else 'linear')
+    titles = ('generator','discriminator') if of_d else ('loss',)
+    fig,axs = plt.subplots(1, len(titles), figsize=(3*len(titles),2), squeeze=False)
+    for name,values in terms.items():
+        smooth = pd.Series(values).ewm(alpha=1-beta).mean()
+        axs[0,int(name in of_d)].plot(smooth, label=name, lw=1)
+    for ax,title in zip(axs[0], titles):
+        ax.set(xlabel='step', title=title)
+        ax.legend(fontsize=7)
+    lowest = min(min(values) for name,values in terms.items() if name not in of_d)
+    axs[0,0].set_yscale('log' if lowest>0 else 'linear')
     fig.tight_layout()
     return fig
 
@@ -234,8 +342,26 @@ class TestAUROCMonitorOnly(Callback):
     "Print the AUROC of the test set after each epoch. Never choose an epoch by it"
     __test__ = False # pytest: this is no test
     def __init__(self): self.history = []
-    def before_fit(self): _check_scores(self.dls.test.dataset.y, np.zeros(len(self.dls.test.dataset)))
+
+    def _forget_fit(self):
+        "What a score was fitted to belongs to the weights of one epoch"
+        getattr(self.learn.scorer.score_func, 'reset', noop)()
+
+    def before_fit(self):
+        "Refuse a test set of one kind before the training, not after the first epoch"
+        d = self.dls.test.dataset
+        check_scores(d.y, np.zeros(len(d)))
+
     def after_train(self):
-        with evaluating(get_model(self.learn.model)) as m: s = torch.cat([self.learn.fitted_score(m(x)).cpu() for x,_ in self.dls.test])
+        "Score the test set with the weights of this epoch"
+        self._forget_fit()
+        score = self.learn.fitted_score
+        with evaluating(get_model(self.learn.model)) as m:
+            s = torch.cat([score(m(x)).cpu() for x,_ in self.dls.test])
+        self._forget_fit()
         self.history.append(auroc(self.dls.test.dataset.y, s))
         print(f'epoch {self.epoch}: test AUROC {self.history[-1]:.3f} (monitor only)')
+
+# %% ../nbs/06_evaluation.ipynb #4bc6e8a1
+from fastprogress.fastprogress import master_bar, progress_bar
+from fastcore.script import call_parse

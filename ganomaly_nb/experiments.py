@@ -4,13 +4,8 @@
 
 # %% ../nbs/30_experiments.ipynb #aa96c65c
 from __future__ import annotations
-<<<<<<< HEAD
 import csv, hashlib, inspect, io, json, platform, time, uuid
 from contextlib import contextmanager, redirect_stdout
-=======
-import csv, hashlib, inspect, io, json, platform, time
-from contextlib import redirect_stdout
->>>>>>> learner
 from datetime import date
 import fastai, joblib, pandas as pd
 from filelock import FileLock
@@ -31,17 +26,12 @@ from .baselines.egbad import *
 from .baselines.variants import *
 
 # %% auto #0
-<<<<<<< HEAD
 __all__ = ['models', 'own_scores', 'sources', 'scorings', 'pixel_stats', 'choices', 'row_order', 'outcomes', 'marks',
            'model_options', 'check_choices', 'check_scoring', 'settings', 'check_experiment', 'settings_digest',
            'training_digest', 'about', 'make_learner', 'written_whole', 'read_weights', 'train', 'sample', 'scores',
            'measure', 'run_experiment', 'as_text', 'experiment_key', 'read_rows', 'write_rows', 'add_rows',
            'read_results', 'failures', 'keep_scores_of', 'read_scores', 'failed', 'run_of', 'run_job', 'grid_settings',
-           'open_jobs', 'run_grid', 'over_seeds', 'budget', 'ganomaly_experiment']
-=======
-__all__ = ['models', 'sources', 'scorings', 'pixel_stats', 'settings', 'make_learner', 'train', 'sample', 'scores',
-           'run_experiment', 'add_rows', 'read_results', 'run_grid', 'read_scores', 'over_seeds', 'budget']
->>>>>>> learner
+           'open_jobs', 'run_grid', 'over_seeds', 'budget']
 
 # %% ../nbs/30_experiments.ipynb #581f1e1c
 models = dict(
@@ -554,7 +544,6 @@ def budget(
     df:pd.DataFrame # Results, as `read_results` gives
 )->pd.DataFrame: # A line for each budget, with the number of rows
     "What the rows were made with: protocol, epochs, images, precision, device and dates"
-<<<<<<< HEAD
     def listed(values): return ' '.join(map(str, sorted(set(values))))
     def span(dates): return ' to '.join(sorted({dates.min(), dates.max()}))
     cols = ['model','data','protocol','epochs','train_images','n_test','nf','precision',
@@ -568,32 +557,3 @@ def budget(
 import ast
 from fastcore.script import call_parse, store_true, Param
 _read = read_rows
-
-# %% ../nbs/30_experiments.ipynb #998bf623
-def _value(v):
-    "A number, `True`, `None` or else a string"
-    try: return ast.literal_eval(v)
-    except (ValueError,SyntaxError): return v
-
-@call_parse
-def ganomaly_experiment(
-    file:Path, # CSV file to which rows are added
-    grid:Param('Settings, as name=value,value', str, nargs='+'), # see `settings` for the names
-    jobs:int=1, # Processes
-    path:Path=None, # Where the data are
-    weights:Path=None, # Folder of trained weights, kept for other scores
-    retry:store_true=False, # Run failed experiments again
-):
-    "Run a grid of experiments, or the rest of it"
-    bad = [g for g in grid if '=' not in g]
-    if bad: raise SystemExit(f'settings must be name=value, found {bad}')
-    try: df = run_grid({k:[_value(o) for o in v.split(',')] for k,v in (g.split('=', 1) for g in grid)}, file, jobs, path, weights, retry=retry)
-    except (ValueError,TypeError,OSError) as e: raise SystemExit(str(e)) from None
-    print(df[['model','data','abnormal','seed','scoring','auroc','auprc']].round(3).to_string(index=False))
-    failed = [r for r in _read(file) if r.get('error')]
-    for r in failed: print(f'failed: {r["model"]} {r["data"]} {r["abnormal"]} seed {r["seed"]}: {r["error"]}')
-=======
-    cols = ['model','data','protocol','epochs','train_images','n_test','nf','precision','device']
-    g = df.assign(n_test=df.n_test.astype(object).where(df.n_test.notna(), 'all')).groupby(cols, sort=False)
-    return g.agg(seeds=('seed', lambda s: ' '.join(map(str, sorted(set(s))))), rows=('seed','size'), dates=('date', lambda d: ' to '.join(sorted({d.min(), d.max()})))).reset_index()
->>>>>>> learner

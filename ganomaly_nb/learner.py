@@ -63,7 +63,7 @@ def fitted_score(self:AnomalyLearner):
     if getattr(f, 'fitted', True): return f
     if not len(self.dls.train.dataset): raise ValueError('this score must be fitted to normals, but there are no training images')
     d = self.dls.train.dataset
-    dl = self.dls.train.new(ImageSet(d.images, idxs=d.idxs[:10_000], stats=d.stats), shuffle=False, drop_last=False)
+    dl = self.dls.train.new(ImageSet(d.images, idxs=d.idxs[:f.memory], stats=d.stats), shuffle=False, drop_last=False)
     with evaluating(get_model(self.model)) as m: f.fit(torch.cat([f.difference(m(x)) for x, in dl]))
     return f
 

@@ -12,8 +12,8 @@ from .losses import check_same_shape
 
 # %% auto #0
 __all__ = ['anomaly_score', 'evaluating', 'ScoreCallback', 'code_score', 'activation_difference', 'weights_digest', 'FittedScore',
-           'make_score', 'as_scores', 'same_kind', 'scale_scores', 'quantile_threshold', 'conformal_p',
-           'conformal_threshold', 'Calibration', 'anomaly_map']
+           'nearest', 'NeighbourScore', 'make_score', 'as_scores', 'same_kind', 'scale_scores', 'quantile_threshold',
+           'conformal_p', 'conformal_threshold', 'Calibration', 'anomaly_map']
 
 # %% ../nbs/04_scoring.ipynb #fa977135
 def anomaly_score(
@@ -89,6 +89,8 @@ def weights_digest(
 class FittedScore:
     "How unusual is the difference of an image and its reconstruction? Fitted to normals"
     kinds = 'mahalanobis','activations'
+    parts = 'mean','whiten' # what is fitted, by the names of the attributes
+    memory = 10_000 # training normals that it is fitted to, at most
     digest = versions = None # of the weights that the score was fitted with
     def __init__(self,
         model:nn.Module, # A `GANomaly`
@@ -101,7 +103,8 @@ class FittedScore:
 
     def reset(self):
         "Forget what was fitted: the weights have changed"
-        self.mean = self.whiten = self.digest = self.versions = None
+        for k in self.parts: setattr(self, k, None)
+        self.digest = self.versions = None
 
 # %% ../nbs/04_scoring.ipynb #cbb9472a
 @patch
@@ -131,12 +134,12 @@ def fit(self:FittedScore,
     # centred already: a second centring would move nothing but the last digits
     cov,_ = ledoit_wolf((d-mu).double().cpu().numpy(), assume_centered=True)
     L = torch.linalg.cholesky(torch.from_numpy(cov))
-    self._keep(mu, torch.linalg.inv(L).T.to(d))
+    self._keep(mean=mu, whiten=torch.linalg.inv(L).T.to(d))
 
 @patch
-def _keep(self:FittedScore, mean, whiten):
+def _keep(self:FittedScore, **parts):
     "Keep what was fitted, and which weights it belongs to"
-    self.mean,self.whiten = mean,whiten
+    for k,v in parts.items(): setattr(self, k, v)
     if self.model is not None: self.digest = weights_digest(self.model)
 
 # %% ../nbs/04_scoring.ipynb #ccada79f
@@ -158,31 +161,49 @@ def _weights_changed(self:FittedScore):
 @patch(as_prop=True)
 def fitted(self:FittedScore)->bool:
     "Fitted with the present weights? Forgets, with a warning, what belongs to others"
-    if self.mean is not None and self._weights_changed():
+    there = getattr(self, self.parts[0]) is not None
+    if there and self._weights_changed():
         warnings.warn('the weights have changed: the score must be fitted anew')
         self.reset()
-    return self.mean is not None
+    return getattr(self, self.parts[0]) is not None
 
 # %% ../nbs/04_scoring.ipynb #77abb3e5
 @patch
-def __call__(self:FittedScore,
-    out:tuple # What `GANomaly` returns
+def score_of(self:FittedScore,
+    d:Tensor # Differences (N, k)
 )->Tensor: # Scores (N,), 0 or more
-    "Mahalanobis distance; raises `ValueError` if the score is not fitted"
-    if not self.fitted: raise ValueError('this score must be fitted to normals first')
-    d,k = self.difference(out),len(self.mean)
+    "Mahalanobis distance; raises `ValueError` for another `k` than that of the normals"
+    k = len(self.mean)
     if d.shape[1]!=k:
         raise ValueError(f'fitted to {k} numbers an image, found {d.shape[1]}')
     centred = d - self.mean.to(d.device)
     return (centred @ self.whiten.to(d.device)).norm(dim=1)
 
+@patch
+def __call__(self:FittedScore,
+    out:tuple # What `GANomaly` returns
+)->Tensor: # Scores (N,), 0 or more
+    "Scores of images; raises `ValueError` if the score is not fitted"
+    if not self.fitted: raise ValueError('this score must be fitted to normals first')
+    return self.score_of(self.difference(out))
+
 # %% ../nbs/04_scoring.ipynb #e08ee38a
 @patch
 def state_tensors(self:FittedScore
-)->dict: # 'mean' (k,) and 'whiten' (k, k); empty if not fitted
+)->dict: # Tensors by name: 'mean' (k,) and 'whiten' (k, k); empty if not fitted
     "What was fitted, for a model file"
     if not self.fitted: return {}
-    return dict(mean=self.mean.cpu(), whiten=self.whiten.cpu())
+    return {k:getattr(self, k).cpu() for k in self.parts}
+
+@patch
+def check_parts(self:FittedScore,
+    mean:Tensor, # (k,)
+    whiten:Tensor # (k, k)
+):
+    "Raise `ValueError` unless the parts fit each other"
+    if mean.ndim!=1 or whiten.shape!=(len(mean),len(mean)):
+        found = f'{tuple(mean.shape)} and {tuple(whiten.shape)}'
+        raise ValueError(f'mean and whiten must be (k,) and (k, k), found {found}')
 
 @patch
 def load_tensors(self:FittedScore,
@@ -191,26 +212,83 @@ def load_tensors(self:FittedScore,
     "Take it back, after the weights are loaded; raises `ValueError` if it does not fit"
     self.reset()
     if not tensors: return
-    if set(tensors)!={'mean','whiten'}:
-        found = sorted(tensors)
-        raise ValueError(f"a fitted score consists of 'mean' and 'whiten', found {found}")
-    mean,whiten = tensors['mean'],tensors['whiten']
-    if mean.ndim!=1 or whiten.shape!=(len(mean),len(mean)):
-        found = f'{tuple(mean.shape)} and {tuple(whiten.shape)}'
-        raise ValueError(f'mean and whiten must be (k,) and (k, k), found {found}')
-    if not (mean.isfinite().all() and whiten.isfinite().all()):
+    if set(tensors)!=set(self.parts):
+        expected = f'this score consists of {list(self.parts)}'
+        raise ValueError(f'{expected}, found {sorted(tensors)}')
+    self.check_parts(**tensors)
+    if not all(v.isfinite().all() for v in tensors.values()):
         raise ValueError('a fitted score must be finite, found NaN or infinity')
-    self._keep(mean, whiten)
+    self._keep(**tensors)
+
+# %% ../nbs/04_scoring.ipynb #8494a817
+def nearest(
+    q:Tensor, # Vectors of unit length (N, d)
+    memory:Tensor, # Vectors of unit length (n, d)
+    k:int # How many of the nearest, at most n
+)->tuple: # Distances (N, k), the smallest first; their positions in `memory` (N, k)
+    "The nearest vectors in a memory of unit vectors, found exactly by one matrix product"
+    square = 2-2*q@memory.T
+    square,i = square.clamp_min(0).topk(k, largest=False)
+    return square.sqrt(),i
+
+# %% ../nbs/04_scoring.ipynb #804e97bd
+class NeighbourScore(FittedScore):
+    "How far is the direction of an image's code from those of training normals?"
+    kinds = 'neighbours',
+    parts = 'codes','own'
+    def __init__(self,
+        model:nn.Module, # A `GANomaly`
+        kind:str='neighbours', # There is only one
+        memory:int|None=10_000, # Codes of training normals that are kept; None: all
+        k:int=5 # Neighbours
+    ):
+        super().__init__(model, kind)
+        check_settings(memory=memory)
+        self.memory,self.k = memory,k
+
+    def difference(self, out):
+        "Directions of the codes, (N, nz), from what `GANomaly` returns"
+        return F.normalize(out[2].float(), dim=1)
+
+    def check_parts(self, codes, own):
+        "Raise `ValueError` unless there is one distance for each code"
+        if codes.ndim!=2 or own.shape!=(len(codes),):
+            found = f'{tuple(codes.shape)} and {tuple(own.shape)}'
+            raise ValueError(f'codes and own must be (n, nz) and (n,), found {found}')
+
+# %% ../nbs/04_scoring.ipynb #6f8641a9
+@patch
+def fit(self:NeighbourScore,
+    d:Tensor # Directions of the codes of normals, (n, nz)
+):
+    "Keep the codes, and how far each lies from its own neighbours"
+    least = 2*self.k+1
+    if len(d)<least:
+        raise ValueError(f'neighbours need at least {least} normal images, found {len(d)}')
+    near = [nearest(o, d, self.k+1)[0] for o in d.split(500)]
+    others = torch.cat(near)[:,1:]      # the first is the code itself
+    self._keep(codes=d, own=others.mean(1).clamp_min(1e-6))
+
+@patch
+def score_of(self:NeighbourScore,
+    d:Tensor # Directions of codes, (N, nz)
+)->Tensor: # Scores (N,), 0 or more
+    "Mean distance to the `k` nearest codes, over the root of how far these lie apart"
+    near,i = nearest(d, self.codes.to(d.device), 2*self.k)
+    apart = self.own.to(d.device)[i].mean(1)
+    return near[:,:self.k].mean(1)/apart.sqrt()
 
 # %% ../nbs/04_scoring.ipynb #c10747e7
 def make_score(
     model:nn.Module, # A `GANomaly`
-    score:str='l1' # 'l1' or 'mse', or one of `FittedScore.kinds`
+    score:str='l1', # 'l1', 'mse', 'mahalanobis', 'activations' or 'neighbours'
+    memory:int|None=10_000 # Normals that 'neighbours' keeps; None: all
 ): # From what the model returns to scores (N,)
     "The score function of a name; raises `ValueError` if there is none"
-    known = ['l1','mse',*FittedScore.kinds]
+    known = ['l1','mse',*FittedScore.kinds,*NeighbourScore.kinds]
     if score not in known:
         raise ValueError(f'score must be one of {known}, found {score!r}')
+    if score in NeighbourScore.kinds: return NeighbourScore(model, score, memory)
     if score in FittedScore.kinds: return FittedScore(model, score)
     return partial(code_score, score=score)
 
