@@ -16,7 +16,8 @@ from .learner import *
 
 # %% auto #0
 __all__ = ['as_vector', 'check_scores', 'auroc', 'auprc', 'eer', 'tpr_at_fpr', 'f1_at_threshold', 'bootstrap_ci',
-           'weights_digest', 'AnomalyInterpretation', 'TestAUROCMonitorOnly']
+           'weights_digest', 'AnomalyInterpretation', 'TestAUROCMonitorOnly', 'normal_groups', 'outputs_for',
+           'find_group', 'rehearse']
 
 # %% ../nbs/06_evaluation.ipynb #daa6d5ba
 def as_vector(
@@ -362,6 +363,73 @@ class TestAUROCMonitorOnly(Callback):
         self.history.append(auroc(self.dls.test.dataset.y, s))
         print(f'epoch {self.epoch}: test AUROC {self.history[-1]:.3f} (monitor only)')
 
-# %% ../nbs/06_evaluation.ipynb #4bc6e8a1
-from fastprogress.fastprogress import master_bar, progress_bar
-from fastcore.script import call_parse
+# %% ../nbs/06_evaluation.ipynb #97fe845f
+def normal_groups(
+    learn:AnomalyLearner, # A trained GANomaly
+    n:int=10, # Clusters
+    seed:int=0 # Of k-means
+)->tuple: # The cluster of each training normal and of each held-out normal, two arrays
+    "Clusters of the directions of the codes, by scikit-learn's `KMeans`"
+    from sklearn.cluster import KMeans
+    encoder = get_model(learn.model).generator.encoder1
+    directions = []
+    for d in (learn.dls.train.dataset, learn.dls.valid.dataset):
+        dl = learn.dls.train.new(d, shuffle=False, drop_last=False)
+        with evaluating(encoder) as e: z = torch.cat([e(b[0]).float() for b in dl])
+        directions.append(F.normalize(z, dim=1).cpu().numpy())
+    train,held_out = directions
+    means = KMeans(n, n_init=3, random_state=seed).fit(train)
+    return means.labels_,means.predict(held_out)
+
+# %% ../nbs/06_evaluation.ipynb #01cc914c
+def outputs_for(
+    score, # A score function, see `make_score`
+    learn:AnomalyLearner, # A trained learner
+    d:ImageSet # Images
+)->Tensor: # Differences (N, k) for a score that is fitted to normals, else scores (N,)
+    "What a score needs to know of each image, computed once"
+    dl = learn.dls.train.new(d, shuffle=False, drop_last=False)
+    look = getattr(score, 'difference', score)
+    with evaluating(get_model(learn.model)) as m:
+        return torch.cat([look(m(b[0])).cpu() for b in dl])
+
+def find_group(
+    score, # A score function, see `make_score`
+    here:Tensor, # What it looks at in the training normals (n, k)
+    there:Tensor, # What it looks at in the held-out normals (N, k); or their scores (N,)
+    keep, # bool (n,): which of the training normals it is fitted to
+    is_odd # bool (N,): which of the held-out normals are in the group that is left out
+)->float: # AUROC
+    "How well does a score that was not fitted to a group of normals find it?"
+    s = there
+    if hasattr(score, 'fit'):
+        score.fit(here[keep])
+        s = score.score_of(there)
+    return auroc(is_odd.astype(int), s)
+
+# %% ../nbs/06_evaluation.ipynb #7ed5ec2b
+def rehearse(
+    learn:AnomalyLearner, # A trained GANomaly, with held-out normals
+    scores:list=('l1','activations','neighbours'), # Names, see `make_score`
+    groups:tuple|None=None, # Of training and of held-out normals; None: `normal_groups`
+    n:int=10, # Clusters, if `groups` is None
+    seed:int=0 # Of k-means
+)->pd.DataFrame: # The best score first: mean and worst AUROC over the groups
+    "Choose a score by how well it finds normals that it was not fitted to"
+    train,held_out = learn.dls.train.dataset,learn.dls.valid.dataset
+    if not len(held_out):
+        raise ValueError('a rehearsal needs held-out normals, found none')
+    of_train,of_held_out = normal_groups(learn, n, seed) if groups is None else groups
+    of_train,of_held_out = np.asarray(of_train),np.asarray(of_held_out)
+    names,counts = np.unique(of_held_out, return_counts=True)
+    odd = names[(counts>1) & (counts<len(of_held_out))]     # groups to look for
+    rows = {}
+    for name in scores:
+        score = make_score(get_model(learn.model), name)
+        here = outputs_for(score, learn, train)
+        there = outputs_for(score, learn, held_out)
+        v = [find_group(score, here, there, of_train!=g, of_held_out==g) for g in odd]
+        rows[name] = np.mean(v),min(v),len(v)
+    columns = ['mean','worst','groups']
+    table = pd.DataFrame.from_dict(rows, orient='index', columns=columns)
+    return table.sort_values('mean', ascending=False)
