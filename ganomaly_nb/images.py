@@ -327,6 +327,7 @@ def _try_again(images, files, bad, load, on_error):
         else: images[i] = x
     return reasons
 
+# %% ../nbs/90_images.ipynb #fc0ba65a
 def read_images(
     files:list, # Paths of images
     size:int=64, # Side in pixels that they are brought to
