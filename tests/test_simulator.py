@@ -37,6 +37,19 @@ def test_scans_are_those_of_the_first_version(i):
         assert h.hexdigest()[:16]==golden['digests'][i]
 
 
+@pytest.mark.skipif(here!=made_with, reason='the last bit depends on the libraries')
+@pytest.mark.parametrize('i,kind', enumerate([*threats,*harmless]), ids=[*threats,*harmless])
+def test_things_are_those_of_the_first_version(i, kind):
+    "To the last bit, for 40 seeds: materials, corners and places of all solids"
+    h = hashlib.sha256()
+    for seed in range(40):
+        for o in {**threats,**harmless}[kind](np.random.default_rng(seed)):
+            h.update(o.material.encode())
+            h.update(o.corners.tobytes())
+            h.update(o.M.tobytes())
+    assert h.hexdigest()[:16]==golden['things'][i]
+
+
 def test_the_tolerance_has_a_near_miss():
     "The next seed, and the same bag with another threat, are far outside of it"
     small = [thumbnail(simulate_scan(*o, px_per_cm=3.).image).astype(int) for o in ((1,()),(100,'knife'))]
