@@ -14,8 +14,8 @@ from ..images import load_image
 from .scans import *
 
 # %% auto #0
-__all__ = ['materials', 'least_depth', 'attenuation', 'optical_depth', 'pseudo_colour', 'grey_scan', 'detect', 'bag_mask',
-           'place', 'cut_out', 'trimmed', 'random_pose', 'put_threat', 'project_threat']
+__all__ = ['materials', 'least_depth', 'empty_threat', 'attenuation', 'optical_depth', 'pseudo_colour', 'grey_scan', 'detect',
+           'bag_mask', 'place', 'cut_out', 'trimmed', 'random_pose', 'put_threat', 'project_threat']
 
 # %% ../../nbs/21_projection.ipynb #8b6954e3
 materials = { # density in g/cm3; mass attenuation in cm2/g at 60 and at 100 keV
@@ -64,7 +64,8 @@ palette = dict( # hue in degrees, and how strongly it is coloured, for a ratio
 def make_colours()->np.ndarray: # uint8 (128, 256, 3)
     "Table of colours: by ratio, from 1 to 3, and by brightness, from 0 to 1"
     ratios = np.linspace(1, 3, 128)
-    def column(name): return np.interp(ratios, palette['ratio'], palette[name])[:,None,None]
+    def column(name):
+        return np.interp(ratios, palette['ratio'], palette[name])[:,None,None]
     hue,gain,most = [column(k) for k in ('hue','gain','most')]
     g = np.linspace(0, 1, 256)[None,:,None]
     pure = np.array([colorsys.hsv_to_rgb(h/360, 1, 1) for h in hue[:,0,0]])[:,None]
@@ -146,9 +147,9 @@ def place(
 
 # %% ../../nbs/21_projection.ipynb #8ae1bed7
 def cut_out(
-    crop # Grey picture (a path, or what else `load_image` takes) with a threat in its middle
+    crop # Grey picture, or its path, with a threat in its middle
 )->np.ndarray: # (1, H, W) optical depth, zero around the threat
-    "Separate a threat from its brighter ground; `ValueError` if nothing is darker than it"
+    "Separate a threat from its ground; `ValueError` if nothing is darker than that"
     x = load_image(crop, None, 1).numpy()[0]/np.float32(255)
     depth = -np.log(x.clip(1/255))
     h,w = depth.shape
@@ -164,17 +165,18 @@ def cut_out(
     return ((depth-np.median(depth[~on])).clip(0)*soft_rim)[None]
 
 # %% ../../nbs/21_projection.ipynb #977780f0
-least_depth = .02 # below it a pixel does not belong to the threat
+least_depth = .02 # what is not deeper does not belong to the threat
+empty_threat = 'the threat is empty: its optical depth is nowhere above'
 
 def trimmed(
     depth # (C, h, w) optical depth
 )->np.ndarray: # (C, h', w')
     "An optical depth without its empty margins; `ValueError` if nothing is left"
     ys,xs = [np.flatnonzero((depth>least_depth).any(a)) for a in ((0,2),(0,1))]
-    if not len(ys): raise ValueError('the threat is empty: nowhere is it deeper than 0.02')
+    if not len(ys): raise ValueError(f'{empty_threat} {least_depth}')
     return depth[:,ys[0]:ys[-1]+1,xs[0]:xs[-1]+1]
 
-# %% ../../nbs/21_projection.ipynb #4f46d9dc
+# %% ../../nbs/21_projection.ipynb #98661ec5
 def random_pose(
     threat, # (C, h, w) optical depth
     seed=0, # Number, or numpy generator
@@ -183,7 +185,8 @@ def random_pose(
     "Turn by any angle, mirror every other time, and resize"
     least,most = scale
     if not 0<least<=most<np.inf:
-        raise ValueError(f'scale must be two numbers above 0, the smaller first, found {scale}')
+        what = 'two numbers above 0, the smaller first'
+        raise ValueError(f'scale must be {what}, found {scale}')
     rng = np.random.default_rng(seed)
     x = torch.as_tensor(np.asarray(threat, np.float32))
     if rng.random()<.5: x = x.flip(-1)
@@ -203,7 +206,7 @@ def put_threat(
 )->tuple: # Region of the scan; bool (h, w): what the threat covers there; its box
     "Find a place for a threat and enter it into the mask; `ValueError` if there is none"
     on = (threat>least_depth).any(0)
-    if not on.any(): raise ValueError('the threat is empty: nowhere is it deeper than 0.02')
+    if not on.any(): raise ValueError(f'{empty_threat} {least_depth}')
     x0,y0,x1,y1 = place(bag, *threat.shape[1:], seed, inside)
     mask[y0:y1,x0:x1][on] = number
     ys,xs = np.nonzero(on)
@@ -235,7 +238,7 @@ def checked_depth(
         raise ValueError(f'a threat must be {what}, found shape {threat.shape}')
     return threat
 
-# %% ../../nbs/21_projection.ipynb #9ee9b83d
+# %% ../../nbs/21_projection.ipynb #6cf7d135
 def project_threat(
     scan:Scan, # A scan, usually without a threat
     threat, # (C, h, w) optical depth: at 100 keV, or at 60 and 100 keV
@@ -248,7 +251,7 @@ def project_threat(
     inside:float=.95, # Share of its box that must be in the bag
     material:str='steel' # Of a threat of a single energy, for its false colour
 )->Scan: # Of the same bag, with one box and kind more, and with a mask
-    "Project a threat into a random place of a bag; `ValueError` naming the scan if it fails"
+    "Project a threat into a random place of a bag; `ValueError` if there is none"
     check_nc(nc)
     check_settings(contrast=contrast, inside=inside)
     threat = checked_depth(threat)

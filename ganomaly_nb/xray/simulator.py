@@ -253,14 +253,14 @@ def packed_bag(
     turn = rng.uniform(-.35, .35)+np.pi/2*(rng.random()<.3)
     return moved(shell+packed, 0, 0, turn, rng.random()<.5)
 
-# %% ../../nbs/22_simulator.ipynb #fbf115b8
+# %% ../../nbs/22_simulator.ipynb #e0e45bab
 def known_kinds(
     kinds # A name or several
 )->L: # Of names
     "Names of things, or `ValueError` for the first that is unknown"
     known = {**threats,**harmless}
     for k in L(kinds):
-        if k not in known:
+        if not isinstance(k, str) or k not in known:
             raise ValueError(f'kinds must be among {[*known]}, found {k!r}')
     n = len(L(kinds))
     if n>255: raise ValueError(f'kinds must be at most 255 names, found {n}')
@@ -300,6 +300,8 @@ def simulate_scan(
 )->Scan: # With boxes, kinds and mask
     "X-ray a random bag; `ValueError` for a setting that is not allowed"
     check_settings(seed=seed, px_per_cm=px_per_cm, photons=photons, contrast=contrast)
+    if not isinstance(colour, (bool,np.bool_)):
+        raise ValueError(f'colour must be True or False, found {colour!r}')
     kinds = known_kinds(kinds)
     bag = packed_bag([seed,0])
     (x0,y0),(x1,y1) = extent(bag)

@@ -48,7 +48,7 @@ def one_of(
     "One of several, each as likely as the others"
     return choices[rng.integers(len(choices))]
 
-# %% ../../nbs/21b_things.ipynb #604f661a
+# %% ../../nbs/21b_things.ipynb #828a6cba
 def frame(
     rng:np.random.Generator, # Decides sizes and material
     L:float # Length of the pistol in cm
@@ -60,8 +60,8 @@ def frame(
     body = [
         (-L/2,1.1), (L/2-2.5,1.1), (L/2-2.6,2.4),
         (6-L/2,2.6), (5.2-L/2,2.2), (-L/2,2)]
-    back,front = -L/2-lean*g,5-L/2-lean*g
-    grip = np.array([(.2-L/2,1.2), (5.2-L/2,1.6), (front,g+1.2), (.1+back,g+.8)])
+    right,left = 5-L/2-lean*g,.1-L/2-lean*g                     # of its lower end
+    grip = np.array([(.2-L/2,1.2), (5.2-L/2,1.6), (right,g+1.2), (left,g+.8)])
     guard = arc(6.9-L/2, 2.6, 1.9, 2.2, -.1, np.pi+.1)
     trigger = [(6.6-L/2,2.4), (7.1-L/2,3.3), (6.7-L/2,4.1)]
     x,y = grip.mean(0)
