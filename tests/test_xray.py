@@ -397,7 +397,7 @@ def test_json_that_is_not_coco(text, tmp_path, folder):
 def masked(folder, a, tmp_path, **kwargs):
     (tmp_path/'masks').mkdir(exist_ok=True)
     img = Image.fromarray(a)
-    if kwargs.pop('palette', False): img.putpalette([0,0,0, 200,0,0, 0,200,0, 0,0,200])
+    if kwargs.pop('palette', False): img.putpalette(list(range(256))*3)
     img.save(tmp_path/'masks'/'0.png')
     return read_scans(tmp_path/'masks', folder, **kwargs)[0][0]
 
