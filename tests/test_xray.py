@@ -142,6 +142,7 @@ def test_no_bag_on_two_sides(seed):
     assert not train&valid and not train&tested and not valid&tested
     assert not dls.train.dataset.y.any() and not dls.valid.dataset.y.any() and dls.test.dataset.y.any()
     assert (dls.test.dataset.kinds=='knife').sum()==1
+    assert len(valid)==round(.2*len(train|valid))
     if test is None: assert {s.bag for s in scans if s.kinds}<=tested
     else: assert {s.bag for s,t in zip(scans, test) if t}<=tested and not {s.bag for s,t in zip(scans, test) if t}&(train|valid)
 
