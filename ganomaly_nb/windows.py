@@ -152,7 +152,10 @@ def load_picture(
     if to!=[h,w]: x = resize(x, to, antialias=True)
     return x.numpy(),(w,h)
 
-# %% ../nbs/08_windows.ipynb #8fcfce96
+# %% ../nbs/08_windows.ipynb #2b469abd
+def _is_path(o): return isinstance(o, (str,os.PathLike))
+def _name(o, i): return str(o) if _is_path(o) else f'picture {i}'
+
 def _write(files, how, raises, out):
     "Decode `files` into `out`; report the shapes, None for what is left out"
     def one(f):
@@ -183,10 +186,7 @@ def _stored(files, how, raises, cache):
         at += n
     return res
 
-# %% ../nbs/08_windows.ipynb #7990d727
-def _is_path(o): return isinstance(o, (str,os.PathLike))
-def _name(o, i): return str(o) if _is_path(o) else f'picture {i}'
-
+# %% ../nbs/08_windows.ipynb #8d69c954
 def read_pictures(
     items:list, # Paths, or anything else that `load_image` takes
     nc:int=3, # Channels: 1 (grey) or 3 (RGB)

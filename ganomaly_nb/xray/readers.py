@@ -263,7 +263,7 @@ def _entries_of_folder(path, images, names):
         return found[0],size,*(read_yolo if kind=='.txt' else read_mask)(f, size, names)
     return [(str(f), partial(read, f)) for f in files]
 
-# %% ../../nbs/24_readers.ipynb #c49d0e42
+# %% ../../nbs/24_readers.ipynb #a93fd0d9
 def _scan(read, names, allow_empty):
     "Make one `Scan`; `ValueError` if annotation and image do not fit"
     image,said,boxes,kinds = read()
@@ -278,6 +278,7 @@ def _scan(read, names, allow_empty):
     scan.boxes_in(*size)
     return scan
 
+# %% ../../nbs/24_readers.ipynb #f8870072
 def read_scans(
     path, # Folder of VOC (.xml) or YOLO (.txt) files or of masks, or a COCO .json file
     images=None, # Folder of the scans; None: that of the annotations

@@ -276,8 +276,13 @@ def _loaders(cls,
     return dls
 
 # %% ../../nbs/20_scans.ipynb #2d9f64a1
-def _check_scans(scans, test):
-    "`ValueError` if `test` does not fit, or one picture has different threats"
+def _check_shares(**shares):
+    "`ValueError` naming a share that is not in 0 to 1"
+    for name,share in shares.items():
+        if not 0<=share<=1: raise ValueError(f'{name} must lie in 0 to 1, found {share}')
+
+def _check_scans(scans, test, crops=()):
+    "`ValueError`: misfits of `test`, other threats in one picture, a crop of many"
     if test is not None and len(test)!=len(scans):
         raise ValueError(f'test must say yes or no for each scan, found {len(test)} '
                          f'for {len(scans)} scans')
@@ -287,6 +292,9 @@ def _check_scans(scans, test):
         threats = list(s.kinds),s.boxes.tolist()
         if said.setdefault(os.path.abspath(s.image), threats)!=threats:
             raise ValueError(f'{s.name}: the picture is given twice, with other threats')
+    for c in crops:
+        if len(c.kinds)!=1:
+            raise ValueError(f'{c.name}: a crop must show one threat, has {len(c.kinds)}')
 
 # %% ../../nbs/20_scans.ipynb #e18263e4
 def _whole(scan, x, before):
@@ -323,15 +331,10 @@ def from_scans(cls:AnomalyDataLoaders,
     "The UBA protocol: windows, labelled by IoU, split by bag; warns of unseen threats"
     scans,crops = L(scans),L(crops)
     check_size(size)
-    for name,share in (('iou',iou), ('min_content',min_content)):
-        if not 0<=share<=1: raise ValueError(f'{name} must lie in 0 to 1, found {share}')
-    _check_scans(scans, test)
-    for c in crops:
-        if len(c.kinds)!=1:
-            raise ValueError(f'{c.name}: a crop must show one threat, has {len(c.kinds)}')
-    if test is not None: # a crop goes where its bag goes
-        bags = {s.bag for s in scans}
-        test = [*test, *[c.bag not in bags for c in crops]]
+    _check_shares(iou=iou, min_content=min_content)
+    _check_scans(scans, test, crops)
+    bags = {s.bag for s in scans} # a crop goes where its bag goes
+    if test is not None: test = [*test, *[c.bag not in bags for c in crops]]
     how_to = partial(_windows, size=size, stride=stride, iou=iou, min_content=min_content)
     how = dict(nc=nc, on_error=on_error, cache=cache)
     cut,bad = _cut(scans, how_to, scale=scale, **how)
