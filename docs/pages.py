@@ -59,7 +59,8 @@ class Page:
             return f'{home}.{n}' if home.startswith(cfg.lib_name) and (top in mod.__all__ or home!=self.module) else None
         self.defined = {i:[n for n in defined(c.source) if full(n)] for i,c in enumerate(self.cells) if 'export' in directives(c)}
         self.names = {n:full(n) for names in self.defined.values() for n in names}
-        self.variables = [n for n in self.names if '.' not in n and not isinstance(getattr(mod, n), (type,FunctionType))]
+        def made_here(o): return isinstance(o, (type,FunctionType)) and o.__module__==self.module
+        self.variables = [n for n in self.names if '.' not in n and not made_here(getattr(mod, n))]
 
 @cache
 def pages(): return [Page(p) for p in sorted(cfg.nbs_path.rglob('*.ipynb')) if '.ipynb_checkpoints' not in p.parts]

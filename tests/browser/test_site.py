@@ -100,7 +100,7 @@ def test_names_lead_to_entries(visit):
     from nbdev.doclinks import NbdevLookup
     page = visit('index.html')
     page.locator('a', has_text='AnomalyDataLoaders.from_folder').first.click()
-    entry = page.locator('dl', has=page.locator('[id="ganomaly_nb.data.AnomalyDataLoaders.from_folder"]'))
+    entry = page.locator('dl', has=page.locator('[id="ganomaly_nb.data.AnomalyDataLoaders.from_folder"]')).last # within that of its class
     assert page.url.endswith('reference/ganomaly_nb.data.html#ganomaly_nb.data.AnomalyDataLoaders.from_folder')
     held_out = entry.locator('.field-list li', has=page.locator('strong', has_text='held_out')).inner_text()
     assert 'float' in held_out and 'calibration' in held_out and 'held_out=0.05' in entry.locator('dt').first.inner_text().replace(' ', '')
