@@ -9,9 +9,11 @@ from PIL import Image, ImageOps
 from torchvision.transforms.v2.functional import resize
 from fastai.basics import *
 from fastai.data.external import fastai_path
+from .checks import check_nc # stand-in
 
 # %% auto #0
-__all__ = ['plain', 'as_pixels', 'load_image', 'digest', 'cached', 'read_images', 'LazyImages']
+__all__ = ['plain', 'as_pixels', 'load_image', 'digest', 'cached', 'read_images', 'LazyImages', 'find_white', 'file_digests',
+           'image_files']
 
 # %% ../nbs/90_images.ipynb #6a8b783d
 def plain(
@@ -136,3 +138,73 @@ class LazyImages:
         return torch.stack([load_image(self.items[int(i)], self.size, self.nc) for i in idxs])
     @property
     def shape(self): return len(self),self.nc,self.size,self.size
+
+# %% ../nbs/90_images.ipynb #57a9d101
+# stand-in
+_pixels_8,_load_8,_read_8 = as_pixels,load_image,read_images
+
+def find_white(files):
+    "The grey value that counts as white in 16-bit files; None: 8-bit"
+    peak = 0
+    for f in files:
+        try:
+            with Image.open(f) as img:
+                if img.mode.startswith('I'): peak = max(peak, int(np.asarray(img).max()))
+        except OSError: pass
+    if peak<=255: return None
+    return next(o for o in (1023,4095,16383,65535) if peak<=o)
+
+def file_digests(files):
+    "Digests of the contents of files"
+    return [hashlib.blake2b(Path(f).read_bytes(), digest_size=16).hexdigest() for f in files]
+
+def image_files(path, recurse=True):
+    "Images in a folder"
+    exts = {'.png','.jpg','.jpeg','.bmp','.tif','.tiff','.webp','.gif'}
+    def walk(d, above):
+        real = os.path.realpath(d)
+        if real in above: return
+        for o in sorted(Path(d).iterdir()):
+            if o.name.startswith('.'): continue
+            if o.is_dir():
+                if recurse: yield from walk(o, above | {real})
+            elif o.suffix.lower() in exts: yield o
+    return L(walk(path, frozenset()))
+
+def as_pixels(x, batch=False, layout=None, white=None):
+    "Check pixels and bring them to uint8, channels first"
+    x = x if isinstance(x, Tensor) else np.ascontiguousarray(x)
+    if isinstance(x, np.ndarray) and x.dtype.kind not in 'uif':
+        raise ValueError(f'pixels must be uint8 or float, found {x.dtype}')
+    x = torch.as_tensor(x.astype(np.int64) if getattr(x, 'dtype', 0)==np.uint16 else x)
+    if x.ndim-batch==3:
+        first,last = x.shape[-3] in (1,3),x.shape[-1] in (1,3)
+        if layout is None and first and last: raise ValueError(f'layout? {tuple(x.shape)}')
+        if not first and not last:
+            raise ValueError(f'images must have 1 or 3 channels, found shape {tuple(x.shape)}')
+        if last and not first: x = x.movedim(-1, -3)
+    if not x.is_floating_point() and x.dtype!=torch.uint8:
+        if white is None: raise ValueError(f'pixels must be uint8 or float, found {x.dtype}: say white')
+        x = (x.double()/white).clamp(0, 1)
+    return _pixels_8(x, batch)
+
+def load_image(src, size=64, nc=3, white=None):
+    "Read any image"
+    check_nc(nc)
+    if white is not None and isinstance(src, (str,os.PathLike)):
+        with Image.open(src) as img:
+            if img.mode.startswith('I'): src = np.asarray(img)
+    if isinstance(src, (str,os.PathLike,Image.Image)): return _load_8(src, size, nc)
+    return _load_8(as_pixels(src, white=white).expand(nc, -1, -1), size, nc)
+
+def read_images(files, size=64, nc=3, on_error='raise', cache=None, white=None):
+    "Decode files"
+    if white is None: return _read_8(files, size, nc, on_error, cache)
+    return np.stack([load_image(f, size, nc, white).numpy() for f in files]),{}
+
+class LazyImages(LazyImages):
+    "Images that are decoded when they are indexed"
+    def __init__(self, items, size=64, nc=3, white=None):
+        self.items,self.size,self.nc,self.white = L(items),size,nc,white
+    def __getitem__(self, idxs):
+        return torch.stack([load_image(self.items[int(i)], self.size, self.nc, self.white) for i in idxs])
