@@ -12,7 +12,8 @@ __all__ = ['whole', 'number', 'settings_table', 'below_one', 'may_be_none', 'exp
            'check_size', 'check_nc']
 
 # %% ../nbs/91_checks.ipynb #e1ee3d15
-whole,number = Integral,Real # kinds of numbers that a setting may be
+whole = Integral # kinds of numbers
+number = Real
 
 # name: kind, smallest value, is it excluded?, largest value
 settings_table = dict(
@@ -32,6 +33,7 @@ settings_table = dict(
     fpr      = (number, 0, True, 1),
     white    = (whole, 1, False, 65535),
     seed     = (whole, 0, False, 2**32-1),
+    side     = (whole, 1, False, math.inf), # of any picture, in pixels
 )
 below_one = 'held_out','fpr' # these must stay below their largest value
 
@@ -62,25 +64,29 @@ def is_allowed(
 may_be_none = 'n_train','n_test','white','lr'
 
 def check_settings(
-    **settings # Names of `settings_table` with the values found; None passes for those that may be left out
+    **settings # Names of `settings_table` with values; None passes for `may_be_none`
 ):
-    "Raise `ValueError` for the first setting that is not allowed: its name, what was expected, what was found"
+    "Raise `ValueError` for the first setting that is not allowed, with what is expected"
     for name,value in settings.items():
         if value is None and name in may_be_none: continue
-        if not is_allowed(name, value): raise ValueError(f'{name} must be {expected(name)}, found {value!r}')
+        if is_allowed(name, value): continue
+        raise ValueError(f'{name} must be {expected(name)}, found {value!r}')
 
 # %% ../nbs/91_checks.ipynb #e0928f81
 def check_size(
     size:int # Side of the image in pixels
 )->int: # The same `size`
     "Return `size` if the networks can take it, else raise `ValueError`"
-    fine = isinstance(size, Integral) and not isinstance(size, bool) and size>=16 and size & (size-1)==0
-    if not fine: raise ValueError(f'size must be a whole number, a power of two and at least 16, found {size!r}')
-    return int(size)
+    is_whole = isinstance(size, Integral) and not isinstance(size, bool)
+    if is_whole and size>=16 and size & (size-1)==0: return int(size)
+    raise ValueError('size must be a whole number, a power of two and at least 16, '
+                     f'found {size!r}')
 
+# %% ../nbs/91_checks.ipynb #2c149e2f
 def check_nc(
     nc:int # Channels of the images
 )->int: # The same `nc`
     "Return `nc` if it is 1 (grey) or 3 (RGB), else raise `ValueError`"
-    if isinstance(nc, bool) or nc not in (1,3): raise ValueError(f'nc must be 1 (grey) or 3 (RGB), found {nc!r}')
-    return int(nc)
+    is_whole = isinstance(nc, Integral) and not isinstance(nc, bool)
+    if is_whole and nc in (1,3): return int(nc)
+    raise ValueError(f'nc must be 1 (grey) or 3 (RGB), found {nc!r}')

@@ -207,7 +207,7 @@ def check_protocol(
 @patch(cls_method=True)
 @delegates(AnomalyDataLoaders.from_sets, keep=True, but=['train','valid','test'])
 def from_labelled(cls:AnomalyDataLoaders,
-    images, # (N, H, W), (N, H, W, C) or (N, C, H, W): bytes, [0, 1], or 16 bits
+    images, # (N, H, W), (N, H, W, C) or (N, C, H, W): uint8, or 16 bits
     classes:list, # The class of each image
     abnormal, # The class that is the anomaly
     official=None, # bool of shape (N,): is it in the published test set?
@@ -217,7 +217,7 @@ def from_labelled(cls:AnomalyDataLoaders,
     seed:int=0, # Of the split and of the order of the batches
     items:list|None=None, # What each image is called
     stats:tuple=(0.5,0.5), # Mean and standard deviation, in the scale of [0, 1]
-    layout:str|None=None, # 'first' or 'last': where the channels are; None: found
+    layout:str|None=None, # 'CHW' or 'HWC': where the channels are; None: found
     white:int|None=None, # The value that is white, for more than 8 bits; None: found
     digests:list|None=None, # Of the content of each image; None: of its pixels
     **kwargs
@@ -226,6 +226,9 @@ def from_labelled(cls:AnomalyDataLoaders,
     check_protocol(protocol, official)
     check_settings(held_out=held_out, n_train=n_train, seed=seed, white=white)
     classes = check_classes(classes, len(images), abnormal)
+    if 'float' in str(getattr(images, 'dtype', '')):
+        raise ValueError(f'images must be uint8 or of 16 bits, found {images.dtype}: '
+                         f'as_pixels(images, batch=True) makes them of floats in [0, 1]')
     if white is None and hasattr(images, 'dtype'): white = array_white(images, 'images')
     images = kept_pixels(images, layout, white)
     y = np.array([c==abnormal for c in classes])
@@ -436,7 +439,7 @@ def from_arrays(cls:AnomalyDataLoaders,
     n_train:int|None=None, # Use no more than this many training images
     seed:int=0, # Of the split and of the order of the batches
     stats:tuple=(0.5,0.5), # Mean and standard deviation, in the scale of [0, 1]
-    layout:str|None=None, # 'first' or 'last': where the channels are; None: found
+    layout:str|None=None, # 'CHW' or 'HWC': where the channels are; None: found
     white:int|None=None, # The value that is white, for more than 8 bits; None: found
     **kwargs
 )->AnomalyDataLoaders: # The loaders
