@@ -12,8 +12,18 @@ from .checks import check_size, check_settings
 from .images import *
 
 # %% auto #0
-__all__ = ['array_white', 'kept_pixels', 'same_kind', 'squeeze_to', 'row_digests', 'check_labels', 'split_pairs', 'ImageSet',
-           'AnomalyDL', 'show_grid']
+__all__ = ['as_array', 'array_white', 'kept_pixels', 'labelled_pixels', 'same_kind', 'array_pixels', 'squeeze_to', 'row_digests',
+           'check_labels', 'split_pairs', 'ImageSet', 'AnomalyDL', 'show_grid']
+
+# %% ../nbs/94_batches.ipynb #5ee1a094
+def as_array(
+    x, # Array, tensor, or list of images
+    name:str='x' # What the message calls it
+): # Array or tensor
+    "One array; raises `ValueError` if images of several sizes are in a list"
+    if hasattr(x, 'dtype'): return x
+    try: return np.asarray(x)
+    except ValueError: raise ValueError(f'{name} must be images of one size') from None
 
 # %% ../nbs/94_batches.ipynb #5ee1a044
 def array_white(
@@ -37,10 +47,7 @@ def kept_pixels(
     name:str='images' # What messages call them
 )->Tensor: # uint8 (N, nc, H, W)
     "Pixels in the form in which they are kept; what has it already is not copied"
-    if not hasattr(x, 'dtype'):
-        try: x = np.asarray(x)
-        except ValueError:
-            raise ValueError(f'{name} must be images of one size') from None
+    x = as_array(x, name)
     first = x.ndim==4 and x.shape[1] in (1,3) and x.shape[3] not in (1,3)
     if first and layout!='HWC' and x.dtype in (torch.uint8, np.uint8): return x
     try: x = as_pixels(x, batch=True, layout=layout, white=white)
@@ -49,6 +56,20 @@ def kept_pixels(
         warnings.warn(f'{name} are nearly black: the brightest pixel is {int(x.max())} '
                       f'of 255. Were they divided by 255 too often?', stacklevel=3)
     return x
+
+# %% ../nbs/94_batches.ipynb #5ee1a098
+def labelled_pixels(
+    images, # Array or tensor of images: uint8, or of 16 bits
+    layout:str|None=None, # 'CHW' or 'HWC': where the channels are; None: found
+    white:int|None=None # The value that is white, for more than 8 bits; None: found
+)->tuple: # uint8 (N, nc, H, W); white
+    "Pixels of a labelled set and their white; raises `ValueError` for fractions"
+    images = as_array(images, 'images')
+    if 'float' in str(images.dtype):
+        raise ValueError(f'images must be uint8 or of 16 bits, found {images.dtype}: '
+                         f'as_pixels(images, batch=True) makes them of floats in [0, 1]')
+    if white is None: white = array_white(images, 'images')
+    return kept_pixels(images, layout, white),white
 
 # %% ../nbs/94_batches.ipynb #5ee1a075
 def same_kind(
@@ -60,6 +81,24 @@ def same_kind(
         name = str(x.dtype)
         return 'float' if 'float' in name else 'uint8' if 'uint8' in name else 'more bits'
     return kind(a)==kind(b)
+
+# %% ../nbs/94_batches.ipynb #5ee1a0a0
+def array_pixels(
+    x_train, # Normals
+    x_test=None, # Test images; None: none
+    layout:str|None=None, # 'CHW' or 'HWC': where the channels are; None: found
+    white:int|None=None # The value that is white, for more than 8 bits; None: found
+)->tuple: # uint8 (N, nc, H, W) of both; white
+    "Pixels of two arrays on one scale; raises `ValueError` if they are not of one kind"
+    x_train = as_array(x_train, 'x_train')
+    if white is None: white = array_white(x_train, 'x_train')
+    train = kept_pixels(x_train, layout, white, 'x_train')
+    if x_test is None: return train,train[:0],white
+    x_test = as_array(x_test, 'x_test')
+    if not same_kind(x_train, x_test):
+        raise ValueError(f'x_test must have pixels like x_train ({x_train.dtype}), '
+                         f'found {x_test.dtype}')
+    return train,kept_pixels(x_test, layout, white, 'x_test'),white
 
 # %% ../nbs/94_batches.ipynb #5ee1a077
 def squeeze_to(
@@ -80,7 +119,7 @@ def squeeze_to(
     if not len(x): return x.new_empty(0, nc, size, size)
     return resize(x.contiguous(), [size,size], antialias=True)
 
-# %% ../nbs/94_batches.ipynb #50d59867
+# %% ../nbs/94_batches.ipynb #7e9ae0c6
 def row_digests(
     images # uint8 (N, nc, size, size)
 )->list: # Of bytes
@@ -304,6 +343,7 @@ def show_grid(
     for ax,img,title in zip(ctxs, images, titles): show_image(img, ctx=ax, title=title)
     plt.tight_layout()
 
+# %% ../nbs/94_batches.ipynb #5ee1a097
 @patch
 def show_batch(self:AnomalyDL,
     b=None, # A batch; None: the first

@@ -196,12 +196,13 @@ def check_classes(
 def check_protocol(
     protocol:str, # 'paper' or 'official'
     official=None # bool of shape (N,), or True: is there a published test set?
-):
+)->np.ndarray|None: # `official` if the protocol respects it
     "Raise `ValueError` unless the protocol exists, and the test set that it needs"
     if protocol not in ('paper','official'):
         raise ValueError(f"protocol must be 'paper' or 'official', found {protocol!r}")
     if protocol=='official' and official is None:
         raise ValueError("there is no published test set: protocol must be 'paper'")
+    return official if protocol=='official' else None
 
 # %% ../nbs/00_data.ipynb #b5dd4e76
 @patch(cls_method=True)
@@ -223,17 +224,12 @@ def from_labelled(cls:AnomalyDataLoaders,
     **kwargs
 )->AnomalyDataLoaders: # The three loaders
     "Loaders of labelled images, one class of which is the anomaly"
-    check_protocol(protocol, official)
+    official = check_protocol(protocol, official)
     check_settings(held_out=held_out, n_train=n_train, seed=seed, white=white)
     classes = check_classes(classes, len(images), abnormal)
-    if 'float' in str(getattr(images, 'dtype', '')):
-        raise ValueError(f'images must be uint8 or of 16 bits, found {images.dtype}: '
-                         f'as_pixels(images, batch=True) makes them of floats in [0, 1]')
-    if white is None and hasattr(images, 'dtype'): white = array_white(images, 'images')
-    images = kept_pixels(images, layout, white)
+    images,white = labelled_pixels(images, layout, white)
     y = np.array([c==abnormal for c in classes])
     items = L(range(len(y)) if items is None else items)
-    if protocol=='paper': official = None
     splits = anomaly_splits(y, official, held_out, seed, n_train)
     sets = [ImageSet(images, y[i], items[list(i)], i, stats) for i in splits]
     dls = cls.from_sets(*sets, seed=seed, white=white, **kwargs)
@@ -318,16 +314,13 @@ def from_class_folders(cls:AnomalyDataLoaders,
     check_protocol(kwargs.get('protocol', 'paper'), official)
     check_classes(classes, len(files), abnormal)
     normals = [f for f,c in zip(files, classes) if c!=abnormal]
-    if white is None: white = find_white(normals)
+    white = find_white(normals) if white is None else white
     images,bad = read_images(files, size, nc, on_error, cache, white=white)
     ok = [i for i in range(len(files)) if i not in bad]
-    if all(classes[i]==abnormal for i in ok):
-        n = len(bad)
-        raise ValueError(f'no readable normal images in {path}: left out {n} files')
-    files_,classes_ = [files[i] for i in ok],[classes[i] for i in ok]
-    dls = cls.from_labelled(images if not bad else images[ok], classes_, abnormal,
-        None if official is None else official[ok], items=files_, white=white,
-        digests=file_digests(files_), **kwargs)
+    if bad: images,official = images[ok],None if official is None else official[ok]
+    items,classes = [files[i] for i in ok],[classes[i] for i in ok]
+    dls = cls.from_labelled(images, classes, abnormal, official, items=items, white=white,
+                            digests=file_digests(items), **kwargs)
     dls.skipped = {files[i]:e for i,e in bad.items()}
     return dls
 
@@ -417,15 +410,15 @@ def from_folder(cls:AnomalyDataLoaders,
     check_settings(held_out=held_out, n_train=n_train, seed=seed, white=white)
     tree = tree_files(path, normal)
     files = list(tree.file[tree.read_as.isin(['train','test normal','test abnormal'])])
-    if white is None: white = find_white(list(tree.file[tree.read_as=='train']))
+    white = find_white(list(tree.file[tree.read_as=='train'])) if white is None else white
     images,bad = read_images(files, size, nc, on_error, cache, white=white)
     sets = tree_sets(tree, images, bad, held_out, n_train, seed, stats)
     sets[2].masks = masks_for(sets[2].items, tree, path)
     dls = cls.from_sets(*sets, seed=seed, white=white, **kwargs)
     dls.skipped = {files[i]:e for i,e in bad.items()}
     dls._found = found_table(tree.folder, tree.read_as)
-    names = [o.items for o in sets]
-    return dls.note_duplicates([file_digests(o) for o in names], names)
+    digests = [file_digests(o.items) for o in sets]
+    return dls.note_duplicates(digests, [o.items for o in sets])
 
 # %% ../nbs/00_data.ipynb #d8332684
 @patch(cls_method=True)
@@ -446,17 +439,9 @@ def from_arrays(cls:AnomalyDataLoaders,
     "Loaders of images in memory"
     if size is not None: check_size(size)
     check_settings(held_out=held_out, n_train=n_train, seed=seed, white=white)
-    x_train,x_test = [o if o is None or hasattr(o, 'dtype') else np.asarray(o)
-                      for o in (x_train,x_test)]
-    y = check_labels([] if y_test is None else y_test,
-                     0 if x_test is None else len(x_test), 'y_test')
-    if x_test is not None and not same_kind(x_train, x_test):
-        raise ValueError(f'x_test must have pixels like x_train ({x_train.dtype}), '
-                         f'found {x_test.dtype}')
-    if white is None: white = array_white(x_train, 'x_train')
-    train = kept_pixels(x_train, layout, white, 'x_train')
-    test = train[:0]
-    if x_test is not None: test = kept_pixels(x_test, layout, white, 'x_test')
+    n_test = 0 if x_test is None else len(x_test)
+    y = check_labels([] if y_test is None else y_test, n_test, 'y_test')
+    train,test,white = array_pixels(x_train, x_test, layout, white)
     train,test = squeeze_to(train, size, train.shape),squeeze_to(test, size, train.shape)
     n = np.zeros(len(train))
     splits = anomaly_splits(n, n, held_out, seed, n_train)[:2]
