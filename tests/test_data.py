@@ -213,6 +213,13 @@ def test_every_seed_changes_the_split_and_the_order():
     assert same_rows[0]!=same_rows[1] and sorted(same_rows[0])==sorted(same_rows[1])
 
 
+def test_the_seed_of_loaders_reaches_the_order():
+    images = torch.arange(30, dtype=torch.uint8).view(-1,1,1,1).expand(-1,1,16,16)
+    sets = [ImageSet(images, [0]*30), ImageSet(images[:0], []), ImageSet(images[:0], [])]
+    first = [AnomalyDataLoaders.from_sets(*sets, bs=30, seed=s).train.one_batch()[0] for s in (0,1,0)]
+    assert torch.equal(first[0], first[2]) and not torch.equal(first[0], first[1])
+
+
 def test_official_split_is_respected():
     abnormal,official = np.arange(60)%3==0,np.arange(60)%4==0
     for seed in range(3):
@@ -233,7 +240,7 @@ def test_order_goes_on():
     for _ in range(3): list(dl)
     state = json.loads(json.dumps(dl.state()))
     then = [x for _ in range(2) for x,_ in dl]
-    other = arrays(40, held_out=0, seed=9).train
+    other = dl.new(seed=9)
     other.set_state(state)
     assert all(torch.equal(a, b) for a,b in zip(then, [x for _ in range(2) for x,_ in other]))
 
@@ -314,7 +321,8 @@ def test_what_interpretation_asks_of_a_loader(source, tmp_path, load):
 
 
 def test_an_empty_set_of_loaders_holds_no_pictures():
-    dls = arrays(x_test=np.zeros((4,16,16), np.uint8), y_test=[0,0,1,1], stats=(.2,.4))
+    x_test = rng.integers(0, 256, (4,16,16), dtype=np.uint8)
+    dls = arrays(x_test=x_test, y_test=[0,0,1,1], stats=(.2,.4))
     bare = dls.new_empty()
     assert [len(o.dataset) for o in bare.loaders]==[0]*3 and bare.train.dataset.stats==(.2,.4)
     x = np.zeros((16,16), np.uint8)
