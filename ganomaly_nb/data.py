@@ -4,104 +4,52 @@
 
 # %% ../nbs/00_data.ipynb #023bd503
 from __future__ import annotations
-import os, random
+import os, warnings
 from torchvision.transforms.v2.functional import resize
 from fastai.basics import *
-from fastai.data.transforms import get_image_files
-from .checks import check_size
+from fastai.data.external import fastai_path
+from .batches import *
+from .checks import check_size, check_nc, check_settings
+from .folders import *
 from .images import *
 
-_all_ = ['check_size', 'load_image','read_images','LazyImages']
+_all_ = ['check_size', 'load_image', 'read_images', 'LazyImages', 'ImageSet', 'AnomalyDL']
 
 # %% auto #0
-__all__ = ['mnist_stats', 'ImageSet', 'AnomalyDL', 'anomaly_splits', 'AnomalyDataLoaders', 'check_size', 'load_image',
-           'read_images', 'LazyImages']
-
-# %% ../nbs/00_data.ipynb #a041e2d8
-class ImageSet:
-    "Images as uint8 (N, nc, size, size) with labels: 0 normal, 1 abnormal"
-    def __init__(self,
-        images, # uint8 tensor or (memory-mapped) array (N, nc, size, size), or `LazyImages`
-        y:Tensor|None=None, # Labels of shape (N,): 0 normal, 1 abnormal; None: not known
-        items:list|None=None, # What each image is called: a path, or an index in its source
-        idxs:list|None=None, # The rows of `images` that belong to this set; None: all
-        stats:tuple=(0.5,0.5) # Mean and standard deviation that bring [0, 1] to the networks' range
-    ):
-        self.idxs = torch.arange(len(images)) if idxs is None else torch.as_tensor(idxs, dtype=torch.long)
-        self.images,self.stats = images,stats
-        self.y = None if y is None else torch.as_tensor(y, dtype=torch.long)
-        self.items = L(self.idxs.tolist()) if items is None else L(items)
-
-    def __len__(self): return len(self.idxs)
-    def __getitem__(self, i): # List of positions; gives (images,) or (images, labels)
-        i = torch.as_tensor(i)
-        idxs = self.idxs[i]
-        x = torch.as_tensor(self.images[idxs if isinstance(self.images, Tensor) else idxs.numpy()])
-        return (x,) if self.y is None else (x, self.y[i])
-
-    def to(self, device): # Move images in memory; memory-mapped ones stay, and travel batch by batch
-        if isinstance(self.images, Tensor): self.images = self.images.to(device)
-        return self
-
-    def new_empty(self): # The same kind of set without images, for an exported learner
-        return ImageSet(torch.empty(0, *self.images.shape[1:], dtype=torch.uint8), y=[], stats=self.stats)
-
-# %% ../nbs/00_data.ipynb #c39a6238
-class AnomalyDL(DataLoader):
-    "Batches of an `ImageSet`, indexed in one go and brought to the networks' range on the device"
-    def __init__(self,
-        dataset:ImageSet, # The images
-        bs:int=64, # Batch size
-        seed:int=0, # Of the order of shuffled epochs
-        **kwargs # To fastai's `DataLoader`: shuffle, drop_last, device, ...
-    ):
-        super().__init__(dataset, bs=bs, **kwargs)
-        self.rng,self.seed = random.Random(seed),seed
-
-    def new(self, dataset=None, cls=None, **kwargs): # Arguments to change; a copy with the same seed
-        return super().new(dataset, cls, **{'seed':self.seed, **kwargs})
-
-    def create_batches(self, samps): # Positions
-        for i in chunked(samps, self.bs, drop_last=self.drop_last): yield self.dataset[i]
-
-    def after_batch(self, b): # (images,) or (images, labels) on the device
-        x,*y = b
-        m,s = self.dataset.stats
-        return (x.float().div_(255).sub_(m).div_(s), *y)
-
-    def decode(self, x): # Images in the networks' range; gives them in [0, 1]
-        m,s = self.dataset.stats
-        return (x*s+m).clamp(0,1)
-
-    def to(self, device):
-        self.device = device
-        self.dataset.to(device)
+__all__ = ['own_pixels', 'mnist_stats', 'anomaly_splits', 'AnomalyDataLoaders', 'found_table', 'check_sets', 'check_classes',
+           'check_protocol', 'torchvision_images', 'tree_files', 'tree_sets', 'check_size', 'load_image', 'read_images',
+           'LazyImages', 'ImageSet', 'AnomalyDL']
 
 # %% ../nbs/00_data.ipynb #45d05bc2
 def anomaly_splits(
     abnormal, # bool of shape (N,): is it of the abnormal class?
-    official=None, # bool of shape (N,): is it in the published test set? None: the `paper` protocol
-    held_out:float=0.05, # Share of the training normals set aside for calibration, 0 to below 1
+    official=None, # bool of shape (N,): is it in the published test set? None: `paper`
+    held_out:float=0.05, # Share of the training normals set aside, 0 to below 1
     seed:int=0, # Of the permutation of the normals
     n_train:int|None=None # Use no more than this many training images; None: all
 )->tuple: # Positions of train, valid and test
-    "Split into normals to train on, normals to calibrate with, and a test set with all that is left"
-    if not 0<=held_out<1: raise ValueError(f'held_out must be at least 0 and below 1, found {held_out}')
+    "Split into normals to train on, normals to calibrate with, and a test set"
+    check_settings(held_out=held_out, seed=seed, n_train=n_train)
     abnormal = np.asarray(abnormal, bool)
     normal = np.random.default_rng(seed).permutation(np.flatnonzero(~abnormal))
     if official is None:
         cut = int(.8*len(normal))
-        normal,test = normal[:cut],np.sort(np.concatenate([normal[cut:], np.flatnonzero(abnormal)]))
+        test = np.sort(np.concatenate([normal[cut:], np.flatnonzero(abnormal)]))
+        normal = normal[:cut]
     else:
         official = np.asarray(official, bool)
-        normal,test = normal[~official[normal]],np.flatnonzero(official)
+        test = np.flatnonzero(official)
+        normal = normal[~official[normal]]
     n = round(held_out*len(normal))
+    if 0<n==len(normal):
+        raise ValueError(f'held_out={held_out} leaves no image to train on')
     return normal[n:][:n_train],normal[:n],test
 
 # %% ../nbs/00_data.ipynb #9f1c0961
 class AnomalyDataLoaders(DataLoaders):
-    "Loaders of normals (`train`), held-out normals (`valid`) and a labelled test set (`test`)"
+    "Loaders of normals `train`, held-out normals `valid` and a labelled test set `test`"
     vocab = L('normal','abnormal')
+    white = None # The grey value that is white in 16-bit images; None: they have 8 bits
     def __init__(self,
         train:AnomalyDL, # Shuffled normals
         valid:AnomalyDL, # Held-out normals, for calibration
@@ -109,15 +57,76 @@ class AnomalyDataLoaders(DataLoaders):
         path='.', # Where a `Learner` keeps its files
         device=None # Where batches are made
     ):
-        self.skipped = {}
+        self.skipped = {} # name of each image that was left out: the reason
+        self.duplicates = [] # tuples of names of images with the same content
         super().__init__(train, valid, test, path=path, device=device)
 
     @property
-    def test(self): return self.loaders[2]
+    def test(self):
+        "Loader of the labelled test set"
+        return self.loaders[2]
+
     @property
-    def size(self): return self.train.dataset.images.shape[-1]
+    def size(self):
+        "Side of the images in pixels"
+        return self.train.dataset.images.shape[-1]
+
     @property
-    def nc(self): return self.train.dataset.images.shape[1]
+    def nc(self):
+        "Channels of the images: 1 (grey) or 3 (RGB)"
+        return self.train.dataset.images.shape[1]
+
+# %% ../nbs/00_data.ipynb #5ee1a034
+def found_table(
+    folders:list, # Where each image is
+    read_as:list # What each is read as: 'train', 'held-out', 'test normal', 'mask', ...
+)->pd.DataFrame: # Columns folder, read_as, images
+    "Count images by folder and by what they are read as"
+    table = pd.DataFrame(dict(folder=folders, read_as=read_as))
+    return table.groupby(['folder','read_as'], as_index=False, sort=False).size().rename(
+        columns=dict(size='images'))
+
+@patch(as_prop=True)
+def test_kinds(self:AnomalyDataLoaders)->list: # 'test normal' or 'test abnormal'
+    "What each test image is, in words"
+    y = self.test.dataset.y
+    return [('test normal','test abnormal')[o] for o in ([] if y is None else y.tolist())]
+
+@patch(as_prop=True)
+def found(self:AnomalyDataLoaders)->pd.DataFrame: # Columns folder, read_as, images
+    "What the loaders hold: so many images, by folder and by what they are read as"
+    if hasattr(self, '_found'): return self._found
+    n_train,n_valid = len(self.train.dataset),len(self.valid.dataset)
+    read_as = ['train']*n_train + ['held-out']*n_valid + self.test_kinds
+    return found_table(['']*len(read_as), read_as)
+
+# %% ../nbs/00_data.ipynb #5ee1a036
+def check_sets(
+    train:ImageSet, # Normals
+    valid:ImageSet, # Held-out normals
+    test:ImageSet, # Labelled images
+    bs:int # Batch size
+):
+    "Raise `ValueError` unless three sets can be trained, calibrated and tested with"
+    if not len(train): raise ValueError('no normal images to train on')
+    *_,nc,height,width = train.images.shape
+    check_size(width)
+    check_nc(nc)
+    if height!=width: raise ValueError(f'images must be square, found {(height,width)}')
+    for name,o in dict(train=train, valid=valid, test=test).items():
+        if len(o) and tuple(o.images.shape[1:])!=(nc,height,width):
+            raise ValueError(f'images of {name} must have shape {(nc,height,width)} '
+                             f'like those of train, found {tuple(o.images.shape[1:])}')
+        if tuple(o.stats)!=tuple(train.stats):
+            raise ValueError(f'{name} must have the stats of train, {train.stats}, '
+                             f'found {o.stats}')
+        if name!='test' and o.y is not None and o.y.any():
+            n = int(o.y.sum())
+            raise ValueError(f'{name} must hold normals only, found {n} abnormal')
+    if len(test) and test.y is None: raise ValueError('test must have labels, found none')
+    if len(train)<bs:
+        raise ValueError(f'{len(train)} training images are fewer than one batch: '
+                         f'pass bs={len(train)} or less, found bs={bs}')
 
 # %% ../nbs/00_data.ipynb #a0e877e4
 @patch(cls_method=True)
@@ -127,47 +136,113 @@ def from_sets(cls:AnomalyDataLoaders,
     test:ImageSet, # Labelled images; may be empty
     bs:int=64, # Batch size
     seed:int=0, # Of the order of the batches
+    white:int|None=None, # The grey value that is white in 16-bit images
+    batch_tfms=None, # fastai's or torchvision's transforms of training batches in [0, 1]
     path='.', # Where a `Learner` keeps its files
     device=None # Where batches are made; None: the GPU if there is one
 )->AnomalyDataLoaders: # The three loaders
-    "Loaders from three `ImageSet`s"
-    check_size(train.images.shape[-1])
-    if bs<1: raise ValueError(f'bs must be at least 1, found {bs}')
-    if not len(train): raise ValueError('no normal images to train on')
-    if len(train)<bs: raise ValueError(f'{len(train)} training images are fewer than one batch: pass bs={len(train)} or less, found bs={bs}')
-    dls = (AnomalyDL(train, bs=bs, seed=seed, shuffle=True, drop_last=True), AnomalyDL(valid, bs=bs), AnomalyDL(test, bs=bs))
-    return cls(*dls, path=path, device=default_device() if device is None else device)
+    "Loaders from three `ImageSet`s; raises `ValueError` if they do not go together"
+    check_settings(bs=bs, seed=seed, white=white)
+    check_sets(train, valid, test, bs)
+    train_dl = AnomalyDL(train, bs, seed, batch_tfms, shuffle=True, drop_last=True)
+    if device is None: device = default_device()
+    valid_dl,test_dl = AnomalyDL(valid, bs),AnomalyDL(test, bs)
+    dls = cls(train_dl, valid_dl, test_dl, path=path, device=device)
+    dls.white = white
+    return dls
+
+# %% ../nbs/00_data.ipynb #5ee1a091
+@patch
+def note_duplicates(self:AnomalyDataLoaders,
+    digests:list, # For train, valid and test: a digest of each image
+    names:list # For train, valid and test: what each image is called
+)->AnomalyDataLoaders: # Itself
+    "Keep images of the same content in `duplicates`, and warn about them"
+    n_train,n_valid,_ = map(len, names)
+    kinds = ['train']*n_train + ['held-out']*n_valid + self.test_kinds
+    same = find_duplicates(L(digests).concat(), kinds, L(names).concat())
+    self.duplicates = [called for called,of in same]
+    if not same: return self
+    leaks = sum(of[-1].startswith('test') for called,of in same)
+    first = '; '.join(' = '.join(map(str, o)) for o in self.duplicates[:3])
+    warnings.warn(f'{len(same)} images appear twice or more with the same content, '
+                  f'{leaks} of them in the test set: {first}. dls.duplicates lists all',
+                  stacklevel=3)
+    return self
+
+# %% ../nbs/00_data.ipynb #5ee1a049
+def check_classes(
+    classes, # The class of each image
+    n:int, # Number of images
+    abnormal # The class that is the anomaly
+)->list: # The classes, as a list
+    "Classes as a list; raises `ValueError` unless there are `n`, and some of both kinds"
+    classes = classes.tolist() if hasattr(classes, 'tolist') else list(classes)
+    if len(classes)!=n:
+        found = f'{len(classes)} for {n}'
+        raise ValueError(f'expected as many classes as images, found {found}')
+    missing = [i for i,c in enumerate(classes) if c is None or c!=c]
+    if missing: raise ValueError(f'the class of image {missing[0]} is missing')
+    try: known = sorted(set(classes))
+    except TypeError: raise ValueError('classes must be numbers or names') from None
+    same_kind = isinstance(abnormal, bool)==any(isinstance(c, bool) for c in known)
+    if abnormal not in known or not same_kind:
+        raise ValueError(f'abnormal must be one of the classes {known}, '
+                         f'found {abnormal!r}')
+    if known==[abnormal]:
+        raise ValueError(f'no normal images: the only class is {abnormal!r}')
+    return classes
+
+def check_protocol(
+    protocol:str, # 'paper' or 'official'
+    official=None # bool of shape (N,), or True: is there a published test set?
+)->np.ndarray|None: # `official` if the protocol respects it
+    "Raise `ValueError` unless the protocol exists, and the test set that it needs"
+    if protocol not in ('paper','official'):
+        raise ValueError(f"protocol must be 'paper' or 'official', found {protocol!r}")
+    if protocol=='official' and official is None:
+        raise ValueError("there is no published test set: protocol must be 'paper'")
+    return official if protocol=='official' else None
 
 # %% ../nbs/00_data.ipynb #b5dd4e76
 @patch(cls_method=True)
+@delegates(AnomalyDataLoaders.from_sets, keep=True, but=['train','valid','test'])
 def from_labelled(cls:AnomalyDataLoaders,
-    images, # uint8 tensor or array (N, nc, size, size)
+    images, # (N, H, W), (N, H, W, C) or (N, C, H, W): uint8, or 16 bits
     classes:list, # The class of each image
     abnormal, # The class that is the anomaly
     official=None, # bool of shape (N,): is it in the published test set?
-    protocol:str='paper', # 'paper': pooled, 80/20 of the normals. 'official': the published train and test sets
+    protocol:str='paper', # 'paper': pooled, 80/20 of normals. 'official': as published
     held_out:float=0.05, # Share of the training normals set aside for calibration
     n_train:int|None=None, # Use no more than this many training images
     seed:int=0, # Of the split and of the order of the batches
     items:list|None=None, # What each image is called
     stats:tuple=(0.5,0.5), # Mean and standard deviation, in the scale of [0, 1]
-    **kwargs # To `from_sets`: bs, path, device
+    layout:str|None=None, # 'CHW' or 'HWC': where the channels are; None: found
+    white:int|None=None, # The value that is white, for more than 8 bits; None: found
+    digests:list|None=None, # Of the content of each image; None: of its pixels
+    **kwargs
 )->AnomalyDataLoaders: # The three loaders
     "Loaders of labelled images, one class of which is the anomaly"
-    known = sorted(set(classes))
-    if len(classes)!=len(images) or (isinstance(images, Tensor) and images.dtype!=torch.uint8): raise ValueError(f'expected uint8 images and as many classes, found {len(images)} of {images.dtype} and {len(classes)}')
-    if known==[abnormal]: raise ValueError(f'no normal images: the only class is {abnormal!r}')
-    if abnormal not in known: raise ValueError(f'abnormal must be one of the classes {known}, found {abnormal!r}')
-    if protocol not in ('paper','official'): raise ValueError(f"protocol must be 'paper' or 'official', found {protocol!r}")
-    if protocol=='official' and official is None: raise ValueError('there is no published test set: protocol must be \'paper\'')
+    official = check_protocol(protocol, official)
+    check_settings(held_out=held_out, n_train=n_train, seed=seed, white=white)
+    classes = check_classes(classes, len(images), abnormal)
+    images,white = labelled_pixels(images, layout, white)
     y = np.array([c==abnormal for c in classes])
-    items = L(range(len(y))) if items is None else L(items)
-    splits = anomaly_splits(y, official if protocol=='official' else None, held_out, seed, n_train)
-    return cls.from_sets(*[ImageSet(images, y[i], items[list(i)], i, stats) for i in splits], seed=seed, **kwargs)
+    items = L(range(len(y)) if items is None else items)
+    splits = anomaly_splits(y, official, held_out, seed, n_train)
+    sets = [ImageSet(images, y[i], items[list(i)], i, stats) for i in splits]
+    dls = cls.from_sets(*sets, seed=seed, white=white, **kwargs)
+    digests = L(row_digests(images) if digests is None else digests)
+    digests = [digests[list(i)] for i in splits]
+    return dls.note_duplicates(digests, [o.items for o in sets])
 
 # %% ../nbs/00_data.ipynb #2b738a87
+# what a source of its own decides by itself
+own_pixels = ['images','classes','official','items','layout','white','digests']
+
 @patch(cls_method=True)
-@delegates(AnomalyDataLoaders.from_labelled, keep=True, but=['official','protocol','items'])
+@delegates(AnomalyDataLoaders.from_labelled, keep=True, but=[*own_pixels, 'protocol'])
 def from_digits(cls:AnomalyDataLoaders,
     abnormal:int=0, # The digit that is the anomaly, 0 to 9
     size:int=16, # Side in pixels
@@ -175,158 +250,181 @@ def from_digits(cls:AnomalyDataLoaders,
 )->AnomalyDataLoaders: # Loaders of grey images
     "scikit-learn's digits (1,797 of them, 8 x 8): always there, no download"
     from sklearn.datasets import load_digits
+    check_size(size)
     d = load_digits()
     images = torch.from_numpy(d.images*(255/16)).round().to(torch.uint8).unsqueeze(1)
-    return cls.from_labelled(resize(images, [check_size(size)]*2, antialias=True), d.target.tolist(), abnormal, **kwargs)
-
-# %% ../nbs/00_data.ipynb #95e53630
-@patch
-def show_batch(self:AnomalyDL,
-    b=None, # A batch; None: the first
-    max_n:int=16, # Show no more images than this
-    ncols:int=8 # Images in a row
-):
-    "Show images with their labels"
-    x,*y = self.one_batch() if b is None else b
-    n = min(len(x), max_n)
-    fig,axs = plt.subplots(math.ceil(n/ncols), min(n,ncols), figsize=(1.2*min(n,ncols), 1.5*math.ceil(n/ncols)), squeeze=False)
-    for ax in axs.flat: ax.axis('off')
-    for i,(img,ax) in enumerate(zip(self.decode(x[:n]).cpu(), axs.flat)):
-        show_image(img, ctx=ax, cmap='gray', vmin=0, vmax=1, title=AnomalyDataLoaders.vocab[int(y[0][i])] if y else None)
-    fig.tight_layout()
+    images = resize(images, [size,size], antialias=True)
+    return cls.from_labelled(images, d.target.tolist(), abnormal, **kwargs)
 
 # %% ../nbs/00_data.ipynb #080a695e
-mnist_stats = (0.1307, 0.3081) # mean and standard deviation of MNIST's pixels, as the authors' code uses them
+mnist_stats = (0.1307, 0.3081) # of MNIST's pixels, as the authors' code uses them
 
-def _torchvision(name, path, folder):
-    "Pixels (N, H, W) or (N, H, W, C), classes and train/test flags of a torchvision data set, train and test pooled"
-    import torchvision.datasets as ds
+def torchvision_images(
+    name:str, # Of the data set in `torchvision.datasets`
+    path, # torchvision's root; None: fastai's data folder, downloaded once
+    folder:str # Where in the root its files are
+)->tuple: # Pixels (N, H, W) or (N, H, W, C); classes; in the test set?; names of classes
+    "A data set of torchvision, train and test pooled; `FileNotFoundError` without one"
+    import torchvision.datasets
     if path is None: path = fastai_path('data')
-    elif not (Path(path)/folder).is_dir(): raise FileNotFoundError(f'no {name} in {path}: looked for {Path(path)/folder}')
-    a,b = [getattr(ds, name)(path, train=train, download=True) for train in (True,False)]
-    x = np.concatenate([np.asarray(a.data), np.asarray(b.data)])
-    return x,np.concatenate([np.asarray(a.targets), np.asarray(b.targets)]),np.arange(len(x))>=len(a.data),getattr(a, 'classes')
+    elif not (Path(path)/folder).is_dir():
+        raise FileNotFoundError(f'no {name} in {path}: looked for {Path(path)/folder}')
+    make = getattr(torchvision.datasets, name)
+    train,test = [make(path, train=o, download=True) for o in (True,False)]
+    x = np.concatenate([np.asarray(train.data), np.asarray(test.data)])
+    y = np.concatenate([np.asarray(train.targets), np.asarray(test.targets)])
+    return x,y,np.arange(len(x))>=len(train.data),train.classes
 
 # %% ../nbs/00_data.ipynb #9717564f
 @patch(cls_method=True)
-@delegates(AnomalyDataLoaders.from_labelled, keep=True, but=['official','items'])
+@delegates(AnomalyDataLoaders.from_labelled, keep=True, but=own_pixels)
 def from_mnist(cls:AnomalyDataLoaders,
-    path=None, # A torchvision root (holds `MNIST/raw`); None: fastai's data folder, downloaded once
+    path=None, # A torchvision root (holds `MNIST/raw`); None: fastai's, downloaded once
     abnormal:int=2, # The digit that is the anomaly, 0 to 9
     size:int=32, # Side in pixels
-    name:str='MNIST', # 'MNIST', or another data set in files of its format: 'FashionMNIST' or 'KMNIST'
+    name:str='MNIST', # 'MNIST', or one in its format: 'FashionMNIST' or 'KMNIST'
     **kwargs
 )->AnomalyDataLoaders: # Loaders of grey images
     "MNIST, 70,000 digits, or one of the data sets that imitate its format"
     check_size(size)
-    if name not in ('MNIST','FashionMNIST','KMNIST'): raise ValueError(f"name must be 'MNIST', 'FashionMNIST' or 'KMNIST', found {name!r}")
-    x,y,official,_ = _torchvision(name, path, f'{name}/raw')
-    return cls.from_labelled(resize(torch.from_numpy(x).unsqueeze(1), [size,size], antialias=True), y.tolist(), abnormal, official, **kwargs)
+    check_protocol(kwargs.get('protocol', 'paper'), official=True)
+    known = 'MNIST','FashionMNIST','KMNIST'
+    if name not in known: raise ValueError(f'name must be one of {known}, found {name!r}')
+    x,y,official,_ = torchvision_images(name, path, f'{name}/raw')
+    images = resize(torch.from_numpy(x).unsqueeze(1), [size,size], antialias=True)
+    return cls.from_labelled(images, y.tolist(), abnormal, official, **kwargs)
 
 # %% ../nbs/00_data.ipynb #121c589a
-def _class_files(path):
-    "Images, their classes and whether they are in the published test set (None without `train` and `test` folders)"
-    path = Path(path)
-    if not path.is_dir(): raise FileNotFoundError(f'no such folder: {path}')
-    roots = [path/o for o in ('train','test')] if (path/'train').is_dir() and (path/'test').is_dir() else [path]
-    found = [(f,d.name,r.name=='test') for r in roots for d in sorted(r.iterdir()) if d.is_dir() and not d.name.startswith('.') for f in sorted(get_image_files(d))]
-    if not found: raise ValueError(f'no images in the class folders of {path}: looked into {[str(r) for r in roots]}')
-    files,classes,official = zip(*found)
-    return list(files),list(classes),None if len(roots)==1 else np.array(official)
-
 @patch(cls_method=True)
-@delegates(AnomalyDataLoaders.from_labelled, keep=True, but=['official','items'])
+@delegates(AnomalyDataLoaders.from_labelled, keep=True, but=own_pixels)
 def from_class_folders(cls:AnomalyDataLoaders,
     path, # Folder with `<class>/*`, or with `train/<class>/*` and `test/<class>/*`
     abnormal:str, # The class that is the anomaly
     size:int=64, # Side in pixels
     nc:int=3, # Channels: 1 (grey) or 3 (RGB)
-    on_error:str='raise', # An unreadable image: 'raise', or 'skip' and list it in `dls.skipped`
+    on_error:str='raise', # An unreadable image: 'raise', or 'skip' to `dls.skipped`
     cache=None, # Folder of the cache of decoded images
+    white:int|None=None, # The value that is white in 16-bit images; None: found
     **kwargs
 )->AnomalyDataLoaders: # The loaders
     "Leave one class out of any tree with one folder per class"
     check_size(size)
-    files,classes,official = _class_files(path)
-    if abnormal not in classes: raise ValueError(f'abnormal must be one of the classes {sorted(set(classes))}, found {abnormal!r}')
-    images,bad = read_images(files, size, nc, on_error, cache)
+    check_nc(nc)
+    files,classes,official = class_files(path)
+    check_protocol(kwargs.get('protocol', 'paper'), official)
+    check_classes(classes, len(files), abnormal)
+    normals = [f for f,c in zip(files, classes) if c!=abnormal]
+    white = find_white(normals) if white is None else white
+    images,bad = read_images(files, size, nc, on_error, cache, white=white)
     ok = [i for i in range(len(files)) if i not in bad]
-    if all(classes[i]==abnormal for i in ok): raise ValueError(f'no readable normal images in {path}: found classes {sorted(set(classes))}, left out {len(bad)} files')
-    dls = cls.from_labelled(images if not bad else images[ok], [classes[i] for i in ok], abnormal, None if official is None else official[ok],
-                            items=[files[i] for i in ok], **kwargs)
+    if bad: images,official = images[ok],None if official is None else official[ok]
+    items,classes = [files[i] for i in ok],[classes[i] for i in ok]
+    dls = cls.from_labelled(images, classes, abnormal, official, items=items, white=white,
+                            digests=file_digests(items), **kwargs)
     dls.skipped = {files[i]:e for i,e in bad.items()}
     return dls
 
 # %% ../nbs/00_data.ipynb #f4ef7f09
 @patch(cls_method=True)
-@delegates(AnomalyDataLoaders.from_labelled, keep=True, but=['official','items'])
+@delegates(AnomalyDataLoaders.from_labelled, keep=True, but=own_pixels)
 def from_cifar10(cls:AnomalyDataLoaders,
-    path=None, # A torchvision root, or a tree `{train,test}/<class>/*`; None: fastai's data folder, downloaded once
+    path=None, # A torchvision root, or a tree `{train,test}/<class>/*`; None: fastai's
     abnormal:str='bird', # The class that is the anomaly
     size:int=32, # Side in pixels
     cache=None, # Folder of the cache of decoded images, for a tree
     **kwargs
 )->AnomalyDataLoaders: # Loaders of RGB images
     "CIFAR-10, 60,000 photographs of ten classes"
-    if path is not None and (Path(path)/'train').is_dir(): return cls.from_class_folders(path, abnormal, size=size, cache=cache, **kwargs)
     check_size(size)
-    x,y,official,names = _torchvision('CIFAR10', path, 'cifar-10-batches-py')
-    images = resize(torch.from_numpy(x).permute(0,3,1,2).contiguous(), [size,size], antialias=True)
+    check_protocol(kwargs.get('protocol', 'paper'), official=True)
+    if path is not None and Path(path).is_dir() and halves(path)[0]:
+        return cls.from_class_folders(path, abnormal, size=size, cache=cache, **kwargs)
+    x,y,official,names = torchvision_images('CIFAR10', path, 'cifar-10-batches-py')
+    images = torch.from_numpy(x).permute(0,3,1,2).contiguous()
+    images = resize(images, [size,size], antialias=True)
     return cls.from_labelled(images, [names[i] for i in y], abnormal, official, **kwargs)
 
+# %% ../nbs/00_data.ipynb #5ee1a065
+def tree_files(
+    path, # Folder of a data set
+    normal=None # The name, or names, of folders of normals; None: see `normal_names`
+)->pd.DataFrame: # Of `read_tree`: training images first, then test images, then the rest
+    "What there is to read in a folder; warns of doubtful names, raises without normals"
+    tree = read_tree(path, normal)
+    test = halves(path)[1]
+    loose = [f.name for f in tree.file[tree.read_as!='mask'] if f.parent==test]
+    if loose:
+        raise ValueError(f'images must lie in folders of {test} that tell what they are '
+                         f'(good, scratch, ...), found {loose[:3]} directly in it')
+    if 'train' not in set(tree.read_as):
+        raise ValueError(f'no images in {normal_folders(path, normal)[0]}')
+    for o in doubts(tree, normal): warnings.warn(o, stacklevel=3)
+    rank = tree.read_as.map({'train':0, 'test normal':1, 'test abnormal':1}).fillna(2)
+    return tree.iloc[np.argsort(rank, kind='stable')].reset_index(drop=True)
+
+# %% ../nbs/00_data.ipynb #5ee1a068
+def tree_sets(
+    tree:pd.DataFrame, # Of `tree_files`
+    images, # Pixels of its training and test images, in the table's order
+    bad:dict, # From the index of each unreadable image to the reason
+    held_out:float, # Share of the training normals set aside
+    n_train:int|None, # Use no more than this many training images
+    seed:int, # Of the split
+    stats:tuple # Mean and standard deviation
+)->list: # `ImageSet`s train, valid and test
+    "Three sets from a table of files; `read_as` in the table is brought up to date"
+    n = int((tree.read_as=='train').sum())
+    train,valid,_ = anomaly_splits(np.zeros(n), np.zeros(n), held_out, seed)
+    train,valid,test = [[int(i) for i in o if i not in bad]
+                        for o in (train, valid, range(n, len(images)))]
+    if not train and not valid:
+        raise ValueError(f'no readable normal images: left out {n}')
+    y = (tree.read_as=='test abnormal').to_numpy()
+    tree.loc[valid, 'read_as'] = 'held-out'
+    tree.loc[train[n_train:] if n_train else [], 'read_as'] = 'not used'
+    tree.loc[list(bad), 'read_as'] = 'left out'
+    files = L(list(tree.file))
+    return [ImageSet(images, y[i], files[i], i, stats)
+            for i in (train[:n_train], valid, test)]
+
 # %% ../nbs/00_data.ipynb #22ce0a2f
-_normal_names = ('normal','0.normal','good')
-
-def _normal_folder(path):
-    "The folder of normal images in `path`"
-    found = [path/o for o in _normal_names if (path/o).is_dir()]
-    if not found:
-        there = sorted(o.name for o in path.iterdir()) if path.is_dir() else 'no such folder'
-        raise FileNotFoundError(f'no folder of normal images in {path}: looked for {list(_normal_names)}, found {there}')
-    if len(found)>1: raise ValueError(f'more than one folder of normal images in {path}: {[o.name for o in found]}')
-    return found[0]
-
 @patch(cls_method=True)
 @delegates(AnomalyDataLoaders.from_sets, keep=True, but=['train','valid','test'])
 def from_folder(cls:AnomalyDataLoaders,
-    path, # Folder with `train/<normal>`, `test/<normal>` and `test/<anything else>`; normal: `normal`, `0.normal` or `good`
+    path, # Folder with `train/<normal>`, `test/<normal>` and `test/<anything else>`
     size:int=64, # Side in pixels
     nc:int=3, # Channels: 1 (grey) or 3 (RGB)
+    normal=None, # The name, or names, of folders of normals; None: see `normal_names`
+    white:int|None=None, # The value that is white in 16-bit images; None: found
     held_out:float=0.05, # Share of the training normals set aside for calibration
     n_train:int|None=None, # Use no more than this many training images
-    on_error:str='raise', # An unreadable image: 'raise', or 'skip' and list it in `dls.skipped`
+    on_error:str='raise', # An unreadable image: 'raise', or 'skip' to `dls.skipped`
     cache=None, # Folder of the cache of decoded images
     seed:int=0, # Of the split and of the order of the batches
     stats:tuple=(0.5,0.5), # Mean and standard deviation, in the scale of [0, 1]
     **kwargs
-)->AnomalyDataLoaders: # The loaders
+)->AnomalyDataLoaders: # The loaders; `dls.found` says what was read as what
     "Your own images: normals to train on, and a labelled test set if there is one"
     check_size(size)
-    path = Path(path)
-    folder = _normal_folder(path/'train')
-    files = sorted(get_image_files(folder))
-    if not files: raise ValueError(f'no images in {folder}')
-    n = len(files)
-    tests = sorted(get_image_files(path/'test')) if (path/'test').is_dir() else []
-    loose = [f.name for f in tests if f.parent==path/'test']
-    if loose: raise ValueError(f'images must lie in folders of {path/"test"} that tell what they are (good, scratch, ...), found {loose[:3]} directly in it')
-    files += tests
-    images,bad = read_images(files, size, nc, on_error, cache)
-    ok = lambda idxs: [i for i in idxs if i not in bad]
-    train,valid,_ = anomaly_splits(np.zeros(n, bool), np.zeros(n, bool), held_out, seed, n_train=None)
-    kind = [f.relative_to(path/'test').parts[0] for f in tests]
-    y = np.r_[np.zeros(n), [k not in _normal_names for k in kind]]
-    if not ok(range(n)): raise ValueError(f'no readable normal images in {folder}: left out {n}')
-    sets = [ImageSet(images, y[i], [files[j] for j in i], i, stats) for i in (ok(train)[:n_train], ok(valid), ok(range(n, len(files))))]
-    dls = cls.from_sets(*sets, seed=seed, **kwargs)
+    check_nc(nc)
+    check_settings(held_out=held_out, n_train=n_train, seed=seed, white=white)
+    tree = tree_files(path, normal)
+    files = list(tree.file[tree.read_as.isin(['train','test normal','test abnormal'])])
+    white = find_white(list(tree.file[tree.read_as=='train'])) if white is None else white
+    images,bad = read_images(files, size, nc, on_error, cache, white=white)
+    sets = tree_sets(tree, images, bad, held_out, n_train, seed, stats)
+    sets[2].masks = masks_for(sets[2].items, tree, path)
+    dls = cls.from_sets(*sets, seed=seed, white=white, **kwargs)
     dls.skipped = {files[i]:e for i,e in bad.items()}
-    return dls
+    dls._found = found_table(tree.folder, tree.read_as)
+    digests = [file_digests(o.items) for o in sets]
+    return dls.note_duplicates(digests, [o.items for o in sets])
 
 # %% ../nbs/00_data.ipynb #d8332684
 @patch(cls_method=True)
 @delegates(AnomalyDataLoaders.from_sets, keep=True, but=['train','valid','test'])
 def from_arrays(cls:AnomalyDataLoaders,
-    x_train, # Normals, (N, H, W) or (N, H, W, C), uint8 or float in [0, 1]
+    x_train, # Normals (N, H, W), (N, H, W, C) or (N, C, H, W): bytes, [0, 1], 16 bits
     x_test=None, # Test images; None: none
     y_test=None, # Their labels: 0 normal, 1 abnormal
     size:int|None=None, # Side in pixels; None: the arrays' own
@@ -334,32 +432,73 @@ def from_arrays(cls:AnomalyDataLoaders,
     n_train:int|None=None, # Use no more than this many training images
     seed:int=0, # Of the split and of the order of the batches
     stats:tuple=(0.5,0.5), # Mean and standard deviation, in the scale of [0, 1]
+    layout:str|None=None, # 'CHW' or 'HWC': where the channels are; None: found
+    white:int|None=None, # The value that is white, for more than 8 bits; None: found
     **kwargs
 )->AnomalyDataLoaders: # The loaders
     "Loaders of images in memory"
-    train = as_pixels(x_train, batch=True)
-    test = train[:0] if x_test is None else as_pixels(x_test, batch=True)
-    y = [] if y_test is None else np.asarray(y_test)
-    if test.shape[1:]!=train.shape[1:]: raise ValueError(f'x_test must have images like x_train {tuple(train.shape[1:])}, found {tuple(test.shape[1:])}')
-    if np.shape(y)!=(len(test),) or not np.isin(y, (0,1)).all(): raise ValueError(f'y_test must be {len(test)} labels, 0 or 1, found shape {np.shape(y)}: {np.unique(y).tolist()}')
-    if size is None and train.shape[-1]!=train.shape[-2]: raise ValueError(f'images must be square, found {tuple(train.shape[-2:])}: pass a size to squeeze them')
-    size = check_size(size or train.shape[-1])
-    train,test = [resize(o.contiguous(), [size,size], antialias=True) if len(o) else o.new_empty(0, o.shape[1], size, size) for o in (train,test)]
-    i,j,_ = anomaly_splits(np.zeros(len(train), bool), np.zeros(len(train), bool), held_out, seed, n_train)
-    return cls.from_sets(*[ImageSet(train, np.zeros(len(o)), idxs=o, stats=stats) for o in (i,j)], ImageSet(test, y, stats=stats), seed=seed, **kwargs)
+    if size is not None: check_size(size)
+    check_settings(held_out=held_out, n_train=n_train, seed=seed, white=white)
+    n_test = 0 if x_test is None else len(x_test)
+    y = check_labels([] if y_test is None else y_test, n_test, 'y_test')
+    train,test,white = array_pixels(x_train, x_test, layout, white)
+    train,test = squeeze_to(train, size, train.shape),squeeze_to(test, size, train.shape)
+    n = np.zeros(len(train))
+    splits = anomaly_splits(n, n, held_out, seed, n_train)[:2]
+    sets = [ImageSet(train, np.zeros(len(i)), idxs=i, stats=stats) for i in splits]
+    sets.append(ImageSet(test, y, stats=stats))
+    dls = cls.from_sets(*sets, seed=seed, white=white, **kwargs)
+    digests = [L(row_digests(train))[list(i)] for i in splits] + [row_digests(test)]
+    names = [o.items.map(name.format) for name,o
+             in zip(('x_train[{}]','x_train[{}]','x_test[{}]'), sets)]
+    return dls.note_duplicates(digests, names)
 
 # %% ../nbs/00_data.ipynb #45fb693b
 @patch
 def test_dl(self:AnomalyDataLoaders,
-    items:list, # Anything that `load_image` takes, one per image
+    items:list, # Paths, PIL images, arrays or tensors; an array is a list of images
     bs:int|None=None, # Batch size; None: that of training
-    **kwargs # Ignored; fastai passes some
-)->AnomalyDL: # Loader of unlabelled images
-    "A loader of new images, brought to the size, channels and range of the training images"
-    images = LazyImages(items, self.size, self.nc)
-    return AnomalyDL(ImageSet(images, items=items, stats=self.train.dataset.stats), bs=bs or self.train.bs, device=self.device)
+    with_labels:bool=False, # Is each item a pair of an image and its label?
+    rm_type_tfms=None, # Of fastai, and without effect here
+    process:bool=True, # Of fastai, and without effect here
+    **kwargs # To `AnomalyDL`: shuffle, drop_last, device, num_workers
+)->AnomalyDL: # Loader of new images
+    "A loader of new images, brought to the form of the training images"
+    known = {'shuffle','drop_last','device','num_workers','pin_memory','seed'}
+    if not set(kwargs)<=known:
+        other = sorted(set(kwargs)-known)
+        raise TypeError(f'test_dl takes {sorted(known)}, found {other}')
+    items = list(items) if isinstance(items, (np.ndarray,Tensor)) else L(items)
+    items,y = split_pairs(items) if with_labels else (items,None)
+    paths = [o for o in items if isinstance(o, (str,os.PathLike))]
+    for o in paths:
+        if not os.path.isfile(o): raise FileNotFoundError(f'no such image: {o}')
+    images = LazyImages(items, self.size, self.nc, white=self.white)
+    new = ImageSet(images, y, items=items, stats=self.train.dataset.stats)
+    bs = self.train.bs if bs is None else bs
+    return AnomalyDL(new, bs=bs, **{'device':self.device, **kwargs})
+
+# %% ../nbs/00_data.ipynb #5ee1a089
+@patch(cls_method=True)
+def empty(cls:AnomalyDataLoaders,
+    size:int, # Side of the images in pixels
+    nc:int, # Channels: 1 (grey) or 3 (RGB)
+    stats:tuple=(0.5,0.5), # Mean and standard deviation, in the scale of [0, 1]
+    white:int|None=None, # The grey value that is white in 16-bit images
+    bs:int=64, # Batch size
+    device=None # Where batches are made; None: the CPU
+)->AnomalyDataLoaders: # Loaders without images
+    "Loaders that know how images come in, for a model that is read from a file"
+    check_settings(white=white, bs=bs)
+    nothing = torch.empty(0, check_nc(nc), check_size(size), size, dtype=torch.uint8)
+    dls = [AnomalyDL(ImageSet(nothing, y=[], stats=stats), bs) for _ in range(3)]
+    dls[0] = dls[0].new(shuffle=True, drop_last=True)
+    res = cls(*dls, device=device or 'cpu')
+    res.white = white
+    return res
 
 @patch
 def new_empty(self:AnomalyDataLoaders)->AnomalyDataLoaders: # Loaders without images
     "Empty loaders of the same kind, for an exported learner"
-    return AnomalyDataLoaders(*[dl.new(dl.dataset.new_empty()) for dl in self.loaders], path=self.path, device=self.device)
+    stats = self.train.dataset.stats
+    return self.empty(self.size, self.nc, stats, self.white, self.train.bs, self.device)
