@@ -18,12 +18,12 @@ __all__ = ['GANLoss', 'still_falling', 'descend', 'search', 'AnoGAN', 'AnoGANCal
 
 # %% ../../nbs/11_anogan.ipynb #140f4af5
 class GANLoss(NamedLoss):
-    "Loss of a GAN: the generator's `g`, and the discriminator's halves `d_real` and `d_fake`"
+    "Loss of a GAN: the generator's `g`, the discriminator's halves `d_real` and `d_fake`"
     names = 'g','d_real','d_fake'
     def __call__(self,
         out:tuple, # What `AnoGAN` returns
         *y # Labels, which are not used
-    )->Tensor: # Scalar; in evaluation mode the mean score, or with `reduction='none'` (N,)
+    )->Tensor: # Scalar; in evaluation mode the mean score, or each if `reduction='none'`
         "The loss, and its terms in `terms`"
         if len(out)==3: return self.reduce(out[2])
         _,_,p_real,p_fake,p_gen = out # D(x), D(G(z)) for D, D(G(z)) for G
@@ -82,7 +82,7 @@ def search(
     n:int, # Images in the batch
     steps:int=500, # Steps of Adam from each start
     lr:float=0.1, # Its learning rate
-    tol:float=0.01, # Done when the loss falls by less than this share in 50 steps; 0: never
+    tol:float=0.01, # Done when the loss falls by less than this in 50 steps; 0: never
     progress:bool=False # Show a progress bar?
 )->tuple: # Best codes (n, nz) and their losses (n,)
     "For each image of a batch the code with the smallest distance, by gradient descent"
@@ -100,22 +100,23 @@ def search(
 # %% ../../nbs/11_anogan.ipynb #b64c7110
 @delegates(Encoder)
 class AnoGAN(nn.Module):
-    "A GAN that, in evaluation mode, searches for the image that it would draw instead of `x`"
+    "A GAN that, in evaluation mode, searches for the image that is most like `x`"
     show_bar = False # While searching
     def __init__(self, size=32, nz=100, nc=1, nf=64, n_extra=0,
         steps:int=500, # Steps of the search
         lam:float=0.1, # Weight of the discrimination term, between 0 and 1
         restarts:int=1, # Searches for each image, from different starts; the best counts
         search_lr:float=0.1, # Learning rate of the search
-        tol:float=0.01 # Done when the loss falls by less than this share in 50 steps; 0: never
+        tol:float=0.01 # Done when the loss falls by less than this in 50 steps; 0: never
     ):
         super().__init__()
-        check_settings(steps=steps, lam=lam, restarts=restarts, search_lr=search_lr, tol=tol)
+        check_settings(steps=steps, lam=lam, restarts=restarts)
+        check_settings(search_lr=search_lr, tol=tol)
         store_attr('nz,steps,lam,search_lr,tol')
         self.generator = Decoder(size, nz, nc, nf, n_extra)
         self.discriminator = Discriminator(size, nc, nf, n_extra)
         self.apply(init_weights)
-        starts = [torch.randn(nz) for _ in range(restarts)] # the first k are those of k restarts
+        starts = [torch.randn(nz) for _ in range(restarts)] # more do not change the first
         self.register_buffer('starts', torch.stack(starts))
 
     def features(self,
@@ -190,7 +191,7 @@ def anogan_learner(
     lam:float=0.1, # Weight of the discrimination term
     restarts:int=1, # Searches for each image; the best counts
     search_lr:float=0.1, # Learning rate of the search
-    tol:float=0.01, # Done when the loss falls by less than this share in 50 steps; 0: never
+    tol:float=0.01, # Done when the loss falls by less than this in 50 steps; 0: never
     cbs=None, # More callbacks
     **kwargs
 )->AnomalyLearner: # Ready to `fit`

@@ -57,7 +57,7 @@ class EGBAD(nn.Module):
 @patch
 def forward(self:EGBAD,
     x:Tensor # Images (N, nc, size, size)
-)->tuple: # In training D's opinions for D, then for E and G; else (x, x_hat, p, f(x,z), f(x_hat,z))
+)->tuple: # D's opinions for D, E and G; in evaluation x, x_hat, p, f(x,z), f(x_hat,z)
     "Pairs from both sources; in evaluation mode, what the scores need"
     E,G,D = self.encoder,self.generator,self.discriminator
     z_x = E(x)
@@ -75,7 +75,7 @@ def forward(self:EGBAD,
 
 # %% ../../nbs/12_egbad.ipynb #338c3090
 class EGBADLoss(NamedLoss):
-    "Loss of a BiGAN: `e` of the encoder, `g` of the generator, `d_real` and `d_fake` of D"
+    "Loss of a BiGAN: `e` of the encoder, `g` of the generator, `d_real`, `d_fake` of D"
     names = 'e','g','d_real','d_fake'
     def __call__(self,
         out:tuple, # What `EGBAD` returns
@@ -93,7 +93,7 @@ class EGBADLoss(NamedLoss):
 def egbad_score(
     out:tuple, # What `EGBAD` returns in evaluation mode
     alpha:float=0.9, # Weight of the reconstruction, between 0 and 1
-    score:str='fm' # The discriminator's term: 'fm' (feature matching) or 'ce' (cross-entropy)
+    score:str='fm' # D's term: 'fm' (feature matching) or 'ce' (cross-entropy)
 )->Tensor: # Scores (N,), 0 or more
     "alpha * |x - x_hat| + (1-alpha) * the discriminator's term"
     if score not in ('fm','ce'):

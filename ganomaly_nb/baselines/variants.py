@@ -34,7 +34,7 @@ class OutputGANomaly(GANomaly):
 
 # %% ../../nbs/14_variants.ipynb #263b005f
 class BCELoss(GANomalyLoss):
-    "The generator is taught by cross-entropy of D(x_hat) against 'real', as in the first version"
+    "The generator is taught by cross-entropy against 'real', as in the first version"
     @staticmethod
     def adversarial(
         p_real:Tensor, # D(x), not used
@@ -70,7 +70,7 @@ class AnomalibLoss(GANomalyLoss):
 
 # %% ../../nbs/14_variants.ipynb #dfa3e399
 def _swap(learn, arch, loss):
-    "Another model class with the same weights, and another loss with the same weights of its terms"
+    "Another model class with the same weights, another loss with the same `w_...`"
     old,model = learn.loss_func,arch(**learn.model.args)
     model.load_state_dict(learn.model.state_dict())
     learn.model = model
@@ -121,7 +121,7 @@ def batch_statistics(
     bs:int=64, # Images that share their statistics
     seed:int=0 # Of the shuffling
 )->Tensor: # Scores (N,), in the order of the data set
-    "Scores with the statistics of each test batch, as in the authors' code: a mistake to measure"
+    "Scores with each test batch's own statistics: a mistake to be measured"
     check_settings(bs=bs, seed=seed)
     d,model = dl.dataset,deepcopy(get_model(learn.model)).eval()
     for layer in model.modules():
