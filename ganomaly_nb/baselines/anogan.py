@@ -6,6 +6,7 @@
 from __future__ import annotations
 from fastai.basics import *
 from fastprogress.fastprogress import progress_bar
+from ..checks import check_settings
 from ..data import AnomalyDataLoaders
 from ..networks import *
 from ..losses import *
@@ -13,79 +14,115 @@ from ..training import *
 from ..learner import *
 
 # %% auto #0
-__all__ = ['GANLoss', 'search', 'AnoGAN', 'AnoGANCallback', 'search_score', 'anogan_learner']
+__all__ = ['GANLoss', 'still_falling', 'descend', 'search', 'AnoGAN', 'AnoGANCallback', 'search_score', 'anogan_learner']
 
 # %% ../../nbs/11_anogan.ipynb #140f4af5
-class GANLoss:
-    "Loss of a GAN: the generator's `g`, and the two halves of the discriminator's, `d_real` and `d_fake`"
+class GANLoss(NamedLoss):
+    "Loss of a GAN: the generator's `g`, the discriminator's halves `d_real` and `d_fake`"
     names = 'g','d_real','d_fake'
-    def __init__(self): self.reduction,self.terms = 'mean',{}
     def __call__(self,
-        out:tuple, # What `AnoGAN` returns; in training (x, G(z), D(x), D(G(z)) for D, D(G(z)) for G)
+        out:tuple, # What `AnoGAN` returns
         *y # Labels, which are not used
-    )->Tensor: # Scalar; in evaluation mode the mean score, or with `reduction='none'` the scores (N,)
-        if len(out)==3: return out[2].mean() if self.reduction=='mean' else out[2]
-        _,_,p_real,p_fake,p_gen = out
-        g,(d_real,d_fake) = bce(p_gen, 1.),discriminator_loss(p_real, p_fake)
-        self.terms = dict(zip(self.names, map(Tensor.detach, (g,d_real,d_fake))))
+    )->Tensor: # Scalar; in evaluation mode the mean score, or each if `reduction='none'`
+        "The loss, and its terms in `terms`"
+        if len(out)==3: return self.reduce(out[2])
+        _,_,p_real,p_fake,p_gen = out # D(x), D(G(z)) for D, D(G(z)) for G
+        g = bce(p_gen, 1.)
+        d_real,d_fake = discriminator_loss(p_real, p_fake)
+        self.record(g, d_real, d_fake)
         return g + (d_real+d_fake)/2
 
 # %% ../../nbs/11_anogan.ipynb #5f9b0b72
+def _gradient(distance, z, active):
+    "Gradient of the losses of the `active` images for all codes, and the losses"
+    loss = distance(z[active], active).float()
+    return torch.autograd.grad(loss.sum(), z)[0],loss.detach()
+
+def still_falling(
+    now:Tensor, # Lowest losses so far (k,)
+    before:Tensor, # Lowest losses 50 steps ago (k,); infinite at the start
+    tol:float # Share by which a loss must have fallen, between 0 and 1
+)->Tensor: # True where the search should go on (k,)
+    "Has the loss of an image fallen by more than the share `tol`?"
+    return now < (1-tol)*before
+
+# %% ../../nbs/11_anogan.ipynb #0380c825
+def descend(
+    distance, # From codes (n, nz) and positions (n,) in the batch to losses (n,)
+    start:Tensor, # The code to start from, (nz,)
+    n:int, # Images in the batch
+    steps:int, # Steps of Adam
+    lr:float, # Its learning rate
+    tol:float, # See `still_falling`; 0: never stop early
+    after_step=noop # Called with the number of each step
+)->tuple: # Best codes (n, nz) and their losses (n,)
+    "For each image the best code on the way downhill from `start`"
+    z = start.repeat(n, 1).requires_grad_()
+    opt = torch.optim.Adam([z], lr=lr)
+    active = torch.arange(n, device=z.device)
+    best_z,best = z.detach().clone(),start.new_full((n,), math.inf, dtype=torch.float32)
+    before = best
+    for step in range(steps):
+        with torch.enable_grad(): z.grad,loss = _gradient(distance, z, active)
+        improved = active[loss<best[active]]
+        best_z[improved] = z.detach()[improved]
+        best = best.index_put((active,), torch.minimum(loss, best[active]))
+        if tol and step%50==49:
+            active = active[still_falling(best[active], before[active], tol)]
+            before = best
+            if not len(active): break
+        opt.step()
+        after_step(step)
+    return best_z,best
+
+# %% ../../nbs/11_anogan.ipynb #768a84af
 def search(
     distance, # From codes (n, nz) and positions (n,) in the batch to losses (n,)
     starts:Tensor, # Codes to start from, (restarts, nz)
     n:int, # Images in the batch
     steps:int=500, # Steps of Adam from each start
     lr:float=0.1, # Its learning rate
-    tol:float=0.01, # An image is done when its loss has fallen by less than this share in 50 steps; 0: never
+    tol:float=0.01, # Done when the loss falls by less than this in 50 steps; 0: never
     progress:bool=False # Show a progress bar?
 )->tuple: # Best codes (n, nz) and their losses (n,)
     "For each image of a batch the code with the smallest distance, by gradient descent"
-    best,best_z = starts.new_full((n,), math.inf),starts[:1].repeat(n, 1)
+    check_settings(steps=steps, search_lr=lr, tol=tol)
+    best_z,best = starts[:1].repeat(n, 1),starts.new_full((n,), math.inf)
     bar = progress_bar(range(len(starts)*steps), leave=False) if progress else None
     for k,start in enumerate(starts):
-        z = start.repeat(n, 1).requires_grad_()
-        opt,i = torch.optim.Adam([z], lr=lr),torch.arange(n, device=z.device)
-        low = mark = torch.full_like(best, math.inf)
-        for step in range(steps):
-            with torch.enable_grad(): z.grad,loss = _gradient(distance, z, i)
-            better = loss<best[i]
-            best_z[i],best[i] = torch.where(better[:,None], z[i].detach(), best_z[i]),torch.minimum(loss, best[i])
-            low = low.index_put((i,), torch.minimum(loss, low[i]))
-            if tol and step%50==49:
-                i,mark = i[low[i]<(1-tol)*mark[i]],low
-                if not len(i): break
-            opt.step()
-            if bar is not None: bar.update(k*steps+step)
+        show = noop if bar is None else lambda step: bar.update(k*steps+step)
+        z,loss = descend(distance, start, n, steps, lr, tol, show)
+        best_z = torch.where((loss<best)[:,None], z, best_z)
+        best = torch.minimum(loss, best)
     if bar is not None: bar.update(bar.total)
     return best_z,best
-
-def _gradient(distance, z, i):
-    "Gradient of the losses of the images `i` for all codes, and the losses"
-    loss = distance(z[i], i).float()
-    return torch.autograd.grad(loss.sum(), z)[0],loss.detach()
 
 # %% ../../nbs/11_anogan.ipynb #b64c7110
 @delegates(Encoder)
 class AnoGAN(nn.Module):
-    "A GAN whose forward pass in evaluation mode searches for the image that it would draw instead of `x`"
+    "A GAN that, in evaluation mode, searches for the image that is most like `x`"
     show_bar = False # While searching
     def __init__(self, size=32, nz=100, nc=1, nf=64, n_extra=0,
         steps:int=500, # Steps of the search
         lam:float=0.1, # Weight of the discrimination term, between 0 and 1
         restarts:int=1, # Searches for each image, from different starts; the best counts
         search_lr:float=0.1, # Learning rate of the search
-        tol:float=0.01 # Stop an image's search when its loss has fallen by less than this share in 50 steps; 0: never
+        tol:float=0.01 # Done when the loss falls by less than this in 50 steps; 0: never
     ):
         super().__init__()
-        if steps<1 or restarts<1: raise ValueError(f'steps and restarts must be at least 1, found {steps} and {restarts}')
-        if not 0<=lam<=1: raise ValueError(f'lam must lie between 0 and 1, found {lam}')
+        check_settings(steps=steps, lam=lam, restarts=restarts)
+        check_settings(search_lr=search_lr, tol=tol)
         store_attr('nz,steps,lam,search_lr,tol')
-        self.generator,self.discriminator = Decoder(size, nz, nc, nf, n_extra),Discriminator(size, nc, nf, n_extra)
+        self.generator = Decoder(size, nz, nc, nf, n_extra)
+        self.discriminator = Discriminator(size, nc, nf, n_extra)
         self.apply(init_weights)
-        self.register_buffer('starts', torch.stack([torch.randn(nz) for _ in range(restarts)])) # the first k are those of k restarts
+        starts = [torch.randn(nz) for _ in range(restarts)] # more do not change the first
+        self.register_buffer('starts', torch.stack(starts))
 
-    def features(self, x): # Images (N, nc, size, size); gives f(x), the discriminator's last convolutional features
+    def features(self,
+        x:Tensor # Images (N, nc, size, size)
+    )->Tensor: # f(x), (N, nf*size/8, 4, 4)
+        "The discriminator's last convolutional features"
         return self.discriminator.features(x)
 
 # %% ../../nbs/11_anogan.ipynb #5a21fa4a
@@ -96,17 +133,27 @@ def distance(self:AnoGAN,
     x_fake:Tensor # G(z), like `x`
 )->Tensor: # (N,)
     "(1-lam) * residual + lam * discrimination, summed over pixels and features"
-    residual,features = [(a-b).float().abs().flatten(1).sum(1) for a,b in ((x,x_fake), (f,self.discriminator.features(x_fake)))]
-    return (1-self.lam)*residual + self.lam*features
+    def l1(a, b): return (a-b).float().abs().flatten(1).sum(1)
+    check_same_shape(x, x_fake, 'x and G(z)')
+    residual = l1(x, x_fake)
+    discrimination = l1(f, self.discriminator.features(x_fake))
+    return (1-self.lam)*residual + self.lam*discrimination
 
+# %% ../../nbs/11_anogan.ipynb #7c0847a3
 @patch
-def forward(self:AnoGAN, x): # Images (N, nc, size, size); gives in training what `GANLoss` needs, else (x, G(z), scores)
+def forward(self:AnoGAN,
+    x:Tensor # Images (N, nc, size, size)
+)->tuple: # In training what `GANLoss` needs, else (x, G(z), scores)
+    "Draw and judge images; in evaluation mode, search for the codes of `x`"
     G,D = self.generator,self.discriminator
     if self.training:
         x_fake = G(torch.randn(len(x), self.nz, device=x.device))
-        return x,x_fake,D(x)[0],D(x_fake.detach())[0],call_constant(D, x_fake)[0]
-    f = D.features(x).detach()
-    z,scores = search(lambda z,i: self.distance(x[i], f[i], G(z)), self.starts, len(x), self.steps, self.search_lr, self.tol, self.show_bar)
+        p_real,p_fake = D(x)[0],D(x_fake.detach())[0]
+        return x,x_fake,p_real,p_fake,call_constant(D, x_fake)[0]
+    f = D(x)[1].detach()
+    def distance(z, i): return self.distance(x[i], f[i], G(z))
+    how = self.steps,self.search_lr,self.tol,self.show_bar
+    z,scores = search(distance, self.starts, len(x), *how)
     return x,G(z),scores
 
 # %% ../../nbs/11_anogan.ipynb #d122db9d
@@ -114,14 +161,21 @@ class AnoGANCallback(TermsCallback):
     "`TermsCallback` for `AnoGAN`: no search while training, and a bar while searching"
     name = 'anogan'
     def before_fit(self):
+        "Refuse callbacks that wait for a valid_loss"
         super().before_fit()
-        if any(getattr(cb, 'monitor', '')=='valid_loss' for cb in self.learn.cbs): raise ValueError("AnoGAN has no valid_loss while it trains: monitor 'train_loss' or 'g'")
+        if any(getattr(cb, 'monitor', '')=='valid_loss' for cb in self.learn.cbs):
+            raise ValueError("AnoGAN has no valid_loss while it trains: "
+                             "monitor 'train_loss' or 'g'")
 
     def before_validate(self):
+        "Validate on nothing while training"
         if self.in_fit: self.learn.dl = self.dl.new(self.dl.dataset.new_empty())
-        get_model(self.learn.model).show_bar = not self.in_fit and hasattr(self.learn, 'progress')
+        show = not self.in_fit and hasattr(self.learn, 'progress')
+        get_model(self.learn.model).show_bar = show
 
-    def after_fit(self): get_model(self.learn.model).show_bar = False # also after an interruption
+    def after_fit(self):
+        "No bar any more, also after an interruption"
+        get_model(self.learn.model).show_bar = False
 
 def search_score(
     out:tuple # What `AnoGAN` returns in evaluation mode
@@ -129,6 +183,7 @@ def search_score(
     "What is left of the distance after the search"
     return out[2]
 
+# %% ../../nbs/11_anogan.ipynb #ff229d44
 @delegates(anomaly_learner, but=['arch','loss_func','score_func','splitter'])
 def anogan_learner(
     dls:AnomalyDataLoaders, # The data
@@ -136,10 +191,13 @@ def anogan_learner(
     lam:float=0.1, # Weight of the discrimination term
     restarts:int=1, # Searches for each image; the best counts
     search_lr:float=0.1, # Learning rate of the search
-    tol:float=0.01, # Stop an image's search when its loss has fallen by less than this share in 50 steps; 0: never
+    tol:float=0.01, # Done when the loss falls by less than this in 50 steps; 0: never
     cbs=None, # More callbacks
     **kwargs
 )->AnomalyLearner: # Ready to `fit`
     "A fastai `Learner` that trains a GAN and scores images by searching for their codes"
-    arch = partial(AnoGAN, steps=steps, lam=lam, restarts=restarts, search_lr=search_lr, tol=tol)
-    return anomaly_learner(dls, arch, GANLoss(), search_score, cbs=[AnoGANCallback(), *L(cbs)], splitter=ganomaly_splitter, **kwargs)
+    how = dict(steps=steps, lam=lam, restarts=restarts, search_lr=search_lr, tol=tol)
+    check_settings(**how)
+    arch,cbs = partial(AnoGAN, **how),[AnoGANCallback(), *L(cbs)]
+    return anomaly_learner(dls, arch, GANLoss(), search_score, cbs=cbs,
+                           splitter=ganomaly_splitter, **kwargs)

@@ -5,6 +5,7 @@
 # %% ../../nbs/12_egbad.ipynb #57c4588c
 from __future__ import annotations
 from fastai.basics import *
+from ..checks import check_settings
 from ..data import AnomalyDataLoaders
 from ..networks import *
 from ..losses import *
@@ -17,15 +18,20 @@ __all__ = ['PairDiscriminator', 'EGBAD', 'EGBADLoss', 'egbad_score', 'egbad_lear
 # %% ../../nbs/12_egbad.ipynb #cb0f7527
 @delegates(Encoder)
 class PairDiscriminator(nn.Module):
-    "The probability that a pair of image and code comes from the encoder, and the features $f(x,z)$ before the last layer"
+    "The probability that a pair of image and code comes from the encoder, and $f(x,z)$"
     def __init__(self, size=32, nz=100, nc=1, nf=64, n_extra=0):
         super().__init__()
+        n_image = nf*size//8 * 4*4 # numbers that the convolutions make of an image
         self.image = Discriminator(size, nc, nf, n_extra).features
         self.code = nn.Sequential(nn.Linear(nz, 512), nn.LeakyReLU(0.2))
-        self.pair = nn.Sequential(nn.Linear(nf*size//8*16+512, 1024), nn.LeakyReLU(0.2))
+        self.pair = nn.Sequential(nn.Linear(n_image+512, 1024), nn.LeakyReLU(0.2))
         self.classifier = nn.Linear(1024, 1)
 
-    def forward(self, x, z): # Images (N, nc, size, size) and codes (N, nz); gives p (N,) and f(x, z) (N, 1024)
+    def forward(self,
+        x:Tensor, # Images (N, nc, size, size)
+        z:Tensor # Codes (N, nz)
+    )->tuple: # p (N,) and f(x, z) (N, 1024)
+        "How probable is it that the encoder wrote `z` about `x`?"
         f = self.pair(torch.cat([self.image(x).flatten(1), self.code(z)], 1))
         return self.classifier(f).flatten().float().sigmoid(),f
 
@@ -35,49 +41,66 @@ class EGBAD(nn.Module):
     "BiGAN: encoder, generator, and a discriminator of pairs"
     def __init__(self, size=32, nz=100, nc=1, nf=64, n_extra=0):
         super().__init__()
-        args,self.nz = (size,nz,nc,nf,n_extra),nz
-        self.encoder,self.generator,self.discriminator = Encoder(*args),Decoder(*args),PairDiscriminator(*args)
+        self.nz = nz
+        self.encoder = Encoder(size, nz, nc, nf, n_extra)
+        self.generator = Decoder(size, nz, nc, nf, n_extra)
+        self.discriminator = PairDiscriminator(size, nz, nc, nf, n_extra)
         self.apply(init_weights)
 
-    def features(self, x): # Images (N, nc, size, size); gives f(x, E(x)), (N, 1024)
+    def features(self,
+        x:Tensor # Images (N, nc, size, size)
+    )->Tensor: # (N, 1024)
+        "f(x, E(x))"
         return self.discriminator(x, self.encoder(x))[1]
 
+# %% ../../nbs/12_egbad.ipynb #efc16fc7
 @patch
-def forward(self:EGBAD, x): # Images; in training gives D's two opinions for D and for E and G, else (x, x_hat, p, f(x, z), f(x_hat, z))
+def forward(self:EGBAD,
+    x:Tensor # Images (N, nc, size, size)
+)->tuple: # D's opinions for D, E and G; in evaluation x, x_hat, p, f(x,z), f(x_hat,z)
+    "Pairs from both sources; in evaluation mode, what the scores need"
     E,G,D = self.encoder,self.generator,self.discriminator
     z_x = E(x)
     if not self.training:
         x_hat = G(z_x)
-        return x,x_hat,*D(x, z_x),D(x_hat, z_x)[1]
+        p,f = D(x, z_x)
+        return x,x_hat,p,f,D(x_hat, z_x)[1]
     z = torch.randn(len(x), self.nz, device=x.device)
     x_z = G(z)
-    for_d = D(x, z_x.detach())[0],D(x_z.detach(), z)[0]
-    return *for_d,call_constant(D, x, z_x)[0],call_constant(D, x_z, z)[0]
+    p_encoder,_ = D(x, z_x.detach())
+    p_generator,_ = D(x_z.detach(), z)
+    for_e,_ = call_constant(D, x, z_x)
+    for_g,_ = call_constant(D, x_z, z)
+    return p_encoder,p_generator,for_e,for_g
 
 # %% ../../nbs/12_egbad.ipynb #338c3090
-class EGBADLoss:
-    "Loss of a BiGAN: `e` of the encoder, `g` of the generator, `d_real` and `d_fake` of the discriminator"
+class EGBADLoss(NamedLoss):
+    "Loss of a BiGAN: `e` of the encoder, `g` of the generator, `d_real`, `d_fake` of D"
     names = 'e','g','d_real','d_fake'
-    def __init__(self): self.reduction,self.terms = 'mean',{}
     def __call__(self,
         out:tuple, # What `EGBAD` returns
         *y # Labels, which are not used
-    )->Tensor: # Scalar; in evaluation mode the mean absolute error of the reconstruction, or with `reduction='none'` (N,)
+    )->Tensor: # Scalar; in evaluation mode |x - x_hat|, or with `reduction='none'` (N,)
+        "The loss, and its terms in `terms`"
         if len(out)==5: return contextual_loss(*out[:2], reduction=self.reduction)
-        (d_real,d_fake),e,g = discriminator_loss(*out[:2]),bce(out[2], 0.),bce(out[3], 1.)
-        self.terms = dict(zip(self.names, map(Tensor.detach, (e,g,d_real,d_fake))))
+        p_encoder,p_generator,for_e,for_g = out
+        d_real,d_fake = discriminator_loss(p_encoder, p_generator)
+        e,g = bce(for_e, 0.),bce(for_g, 1.)
+        self.record(e, g, d_real, d_fake)
         return e + g + (d_real+d_fake)/2
 
 # %% ../../nbs/12_egbad.ipynb #1eed03a8
 def egbad_score(
     out:tuple, # What `EGBAD` returns in evaluation mode
     alpha:float=0.9, # Weight of the reconstruction, between 0 and 1
-    score:str='fm' # The discriminator's term: 'fm' (feature matching) or 'ce' (cross-entropy)
+    score:str='fm' # D's term: 'fm' (feature matching) or 'ce' (cross-entropy)
 )->Tensor: # Scores (N,), 0 or more
     "alpha * |x - x_hat| + (1-alpha) * the discriminator's term"
-    if score not in ('fm','ce'): raise ValueError(f"score must be 'fm' or 'ce', found {score!r}")
-    if not 0<=alpha<=1: raise ValueError(f'alpha must lie between 0 and 1, found {alpha}')
+    if score not in ('fm','ce'):
+        raise ValueError(f"score must be 'fm' or 'ce', found {score!r}")
+    check_settings(alpha=alpha)
     x,x_hat,p,f,f_hat = out
+    check_same_shape(f, f_hat, 'f(x,z) and f(x_hat,z)')
     d = bce(p, 1., 'none') if score=='ce' else (f-f_hat).float().abs().sum(1)
     return alpha*contextual_loss(x, x_hat, norm='paper', reduction='none') + (1-alpha)*d
 
@@ -91,5 +114,8 @@ def egbad_learner(
     **kwargs
 )->AnomalyLearner: # Ready to `fit`
     "A fastai `Learner` that trains EGBAD and predicts anomaly scores"
-    egbad_score([torch.zeros(1,1)]*5, alpha, score) # refuses an unknown score now, not after training
-    return anomaly_learner(dls, EGBAD, EGBADLoss(), partial(egbad_score, alpha=alpha, score=score), cbs=[TermsCallback(), *L(cbs)], splitter=ganomaly_splitter, **kwargs)
+    egbad_score([torch.zeros(1,1)]*5, alpha, score) # refuses bad settings before any work
+    score_func = partial(egbad_score, alpha=alpha, score=score)
+    cbs = [TermsCallback(), *L(cbs)]
+    return anomaly_learner(dls, EGBAD, EGBADLoss(), score_func, cbs=cbs,
+                           splitter=ganomaly_splitter, **kwargs)

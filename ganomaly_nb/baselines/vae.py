@@ -103,7 +103,7 @@ class VAELoss(NamedLoss):
 # %% ../../nbs/10_vae.ipynb #2985a9e8
 def vae_score(
     out:tuple, # What `VAE` returns in evaluation mode
-    score:str='prob' # 'prob': minus the reconstruction probability. 'elbo': minus the ELBO
+    score:str='prob' # 'prob': minus reconstruction probability. 'elbo': minus the ELBO
 )->Tensor: # Scores (N,), in nats
     "Anomaly score of a VAE; raises `ValueError` for another `score`"
     if score not in ('prob','elbo'):
@@ -121,7 +121,7 @@ def vae_learner(
     **kwargs
 )->AnomalyLearner: # Ready to `fit`
     "A fastai `Learner` that trains a VAE and predicts anomaly scores"
-    vae_score([torch.zeros(1,1)]*5, score) # refuses an unknown score now, not after training
+    vae_score([torch.zeros(1,1)]*5, score) # refuses an unknown score before any work
     arch = partial(VAE, n_samples=n_samples)
     score_func = partial(vae_score, score=score)
     cbs = [TermsCallback(), *L(cbs)]

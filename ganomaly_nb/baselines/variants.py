@@ -6,6 +6,7 @@
 from __future__ import annotations
 from copy import deepcopy
 from fastai.basics import *
+from ..checks import check_settings
 from ..data import AnomalyDL
 from ..networks import *
 from ..losses import *
@@ -19,35 +20,63 @@ __all__ = ['OutputGANomaly', 'BCELoss', 'AnomalibLoss', 'bce_learner', 'anomalib
 # %% ../../nbs/14_variants.ipynb #66561d2b
 class OutputGANomaly(GANomaly):
     "`GANomaly` that shows its losses the outputs of D in place of the features"
-    def forward(self, x): # Images (N, nc, size, size); gives what `GANomaly` gives, with D(x) and D(x_hat) for f(x) and f(x_hat)
+    def forward(self,
+        x:Tensor # Images (N, nc, size, size)
+    )->tuple: # As `GANomaly`, with D(x) and D(x_hat) for f(x) and f(x_hat)
+        "Rebuild `x`; in training, also ask the discriminator"
         x_hat,z,z_hat = self.generator(x)
         if not self.training: return x,x_hat,z,z_hat
         D = self.discriminator
-        p_real,p_fake = D(x)[0],D(x_hat.detach())[0]
-        return x,x_hat,z,z_hat,p_real.detach(),call_constant(D, x_hat)[0],p_real,p_fake
+        p_real,_ = D(x)
+        p_fake,_ = D(x_hat.detach())
+        p_for_g,_ = call_constant(D, x_hat)
+        return x,x_hat,z,z_hat,p_real.detach(),p_for_g,p_real,p_fake
 
 # %% ../../nbs/14_variants.ipynb #263b005f
 class BCELoss(GANomalyLoss):
-    "The generator's term is the cross-entropy of D(x_hat) against 'real', as in the authors' first version"
+    "The generator is taught by cross-entropy against 'real', as in the first version"
     @staticmethod
-    def adversarial(p_real, p_fake, norm): return bce(p_fake, 1.)
+    def adversarial(
+        p_real:Tensor, # D(x), not used
+        p_fake:Tensor, # D(x_hat), (N,)
+        norm:str # Not used
+    )->Tensor: # Scalar
+        "Cross-entropy against 'real'"
+        return bce(p_fake, 1.)
 
+# %% ../../nbs/14_variants.ipynb #28502f6d
 class AnomalibLoss(GANomalyLoss):
-    "The adversarial term compares D(x) with D(x_hat), the encoder loss is a smooth L1, as in anomalib"
+    "The adversarial term compares D(x) with D(x_hat), the encoder loss is a smooth L1"
     @staticmethod
-    def adversarial(p_real, p_fake, norm): return F.mse_loss(p_fake, p_real)
+    def adversarial(
+        p_real:Tensor, # D(x), (N,)
+        p_fake:Tensor, # D(x_hat), (N,)
+        norm:str # Not used
+    )->Tensor: # Scalar
+        "Mean squared difference of D's outputs"
+        return F.mse_loss(p_fake, p_real)
+
     @staticmethod
-    def encoder(z, z_hat, norm, reduction='mean'):
+    def encoder(
+        z:Tensor, # Codes of the input images, (N, nz)
+        z_hat:Tensor, # Codes of their reconstructions, same shape
+        norm:str, # Not used
+        reduction:str='mean' # 'mean' over the batch, or 'none' for one value an image
+    )->Tensor: # Scalar, or (N,)
+        "Smooth L1 distance: a square when small, an absolute value when large"
+        check_same_shape(z, z_hat, 'z and z_hat')
         d = F.smooth_l1_loss(z, z_hat, reduction='none')
         return d.mean() if reduction=='mean' else d.mean(1)
 
 # %% ../../nbs/14_variants.ipynb #dfa3e399
 def _swap(learn, arch, loss):
-    "Another model class with the same weights, and another loss with the same weights of its terms"
-    model,old = arch(**learn.model.args),learn.loss_func
+    "Another model class with the same weights, another loss with the same `w_...`"
+    old,model = learn.loss_func,arch(**learn.model.args)
     model.load_state_dict(learn.model.state_dict())
-    learn.model,learn.loss_func = model,loss(old.w_adv, old.w_con, old.w_enc, old.norm)
-    if hasattr(learn.scorer.score_func, 'model'): learn.scorer.score_func.model = model
+    learn.model = model
+    learn.loss_func = loss(old.w_adv, old.w_con, old.w_enc, old.norm)
+    score = learn.scorer.score_func
+    if hasattr(score, 'model'): score.model = model
     return learn
 
 @delegates(ganomaly_learner)
@@ -66,6 +95,7 @@ def anomalib_learner(
     "GANomaly with the losses of anomalib"
     return _swap(ganomaly_learner(dls, **kwargs), OutputGANomaly, AnomalibLoss)
 
+# %% ../../nbs/14_variants.ipynb #3ce738ec
 @delegates(ganomaly_learner)
 def plain_init_learner(
     dls, # The data
@@ -78,6 +108,12 @@ def plain_init_learner(
     return learn
 
 # %% ../../nbs/14_variants.ipynb #723f7ce4
+def _order(y, order, seed):
+    "Positions of labelled images, in the order in which they are scored"
+    if order=='normals_first': return np.argsort(y.numpy(), kind='stable')
+    if order=='shuffled': return np.random.default_rng(seed).permutation(len(y))
+    raise ValueError(f"order must be 'shuffled' or 'normals_first', found {order!r}")
+
 def batch_statistics(
     learn:AnomalyLearner, # A trained learner
     dl:AnomalyDL, # Loader of labelled images
@@ -85,13 +121,13 @@ def batch_statistics(
     bs:int=64, # Images that share their statistics
     seed:int=0 # Of the shuffling
 )->Tensor: # Scores (N,), in the order of the data set
-    "Scores with the batch-norm statistics of each test batch, as in the authors' code: a mistake to be measured, not a way to score"
-    if order not in ('shuffled','normals_first'): raise ValueError(f"order must be 'shuffled' or 'normals_first', found {order!r}")
-    d,m = dl.dataset,deepcopy(get_model(learn.model)).eval()
-    for l in m.modules():
-        if isinstance(l, nn.BatchNorm2d): l.train()
-    idxs,s = np.random.default_rng(seed).permutation(len(d)),torch.empty(len(d))
-    if order=='normals_first': idxs = np.argsort(d.y.numpy(), kind='stable')
-    for i in chunked(idxs.tolist(), bs):
-        with torch.no_grad(): s[i] = learn.scorer.score_func(m(dl.after_batch(to_device(d[i], dl.device))[0])).float().cpu()
-    return s
+    "Scores with each test batch's own statistics: a mistake to be measured"
+    check_settings(bs=bs, seed=seed)
+    d,model = dl.dataset,deepcopy(get_model(learn.model)).eval()
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d): layer.train()
+    scores = torch.empty(len(d))
+    for i in chunked(_order(d.y, order, seed).tolist(), bs):
+        x, = dl.after_batch(to_device(d[i], dl.device))[:1]
+        with torch.no_grad(): scores[i] = learn.scorer.score_func(model(x)).float().cpu()
+    return scores
