@@ -32,6 +32,7 @@ settings_table = dict(
     fpr      = (number, 0, True, 1),
     white    = (whole, 1, False, 65535),
     seed     = (whole, 0, False, 2**32-1),
+    every    = (whole, 1, False, math.inf),
 )
 below_one = 'held_out','fpr' # these must stay below their largest value
 
