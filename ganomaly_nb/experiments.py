@@ -67,7 +67,7 @@ def settings(
     make,load = _known('model', model, models),_known('data', data, sources)
     _known('stats', stats, pixel_stats); _known('precision', precision, dict.fromkeys(('fp32','bf16','fp16')))
     _known('protocol', protocol, dict.fromkeys(('paper','official')))
-    own = _defaults(make, but={*inspect.signature(Learner.__init__).parameters,'score'}-{'lr'})
+    own = _defaults(make, but={*inspect.signature(Learner.__init__).parameters,'score','seed'}-{'lr'})
     unknown = set(options)-set(own)
     if unknown: raise ValueError(f'{model} has no option {sorted(unknown)}: expected one of {sorted(own)}')
     return dict(model=model, data=data, abnormal=abnormal, protocol=protocol, seed=seed, split_seed=seed if split_seed is None else split_seed,
@@ -96,7 +96,7 @@ def make_learner(
     where = {} if path is None else dict(path=path)
     dls = sources[s['data']](abnormal=s['abnormal'], size=s['size'], protocol=s['protocol'], held_out=s['held_out'], n_train=s['n_train'], seed=s['split_seed'],
                              bs=s['bs'], stats=pixel_stats[s['stats']], **where)
-    own = _defaults(models[s['model']])
+    own = _defaults(models[s['model']], but=['seed'])
     learn = models[s['model']](dls, cbs=ChannelsLast(), **{k:v for k,v in s.items() if k in own})
     return learn if s['precision']=='fp32' else getattr(learn, f'to_{s["precision"]}')()
 

@@ -4,7 +4,7 @@
 
 # %% ../nbs/05_learner.ipynb #3c538f4c
 from __future__ import annotations
-import inspect, io, json, random, warnings, zipfile
+import functools, importlib, inspect, io, random, warnings
 from contextlib import contextmanager
 from numbers import Real
 from fastai.basics import *
@@ -25,13 +25,14 @@ from .training import *
 from .scoring import *
 
 # %% auto #0
-__all__ = ['AnomalyLearner', 'check_same_images', 'check_held_out', 'check_metric', 'set_all_seeds', 'anomaly_learner',
-           'ganomaly_learner', 'show_rows', 'load_exported']
+__all__ = ['not_kept', 'AnomalyLearner', 'check_same_images', 'check_held_out', 'check_metric', 'set_all_seeds',
+           'anomaly_learner', 'rebuildable', 'ganomaly_learner', 'show_rows', 'load_exported', 'find_factory',
+           'check_shapes', 'rebuild', 'load_model']
 
 # %% ../nbs/05_learner.ipynb #b5c3763f
 class AnomalyLearner(ResumableLearner):
     "A `Learner` that predicts anomaly scores, with a threshold set on held-out normals"
-    _calibration = _dls = _mark = _sum = pending_seed = None
+    _calibration = _dls = _mark = _sum = pending_seed = recipe = None
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -287,7 +288,7 @@ def check_metric(
         warnings.simplefilter('ignore')
         try: fine = not math.isnan(func(torch.tensor([0.,1.]), torch.tensor([0,0])))
         except Exception: fine = False
-    swapped = getattr(func, '__module__', '').startswith('sklearn') # labels come first there
+    swapped = getattr(func, '__module__', '').startswith('sklearn') # labels come first
     if not fine or swapped:
         raise ValueError(f'{metric.name} cannot be a metric here: metrics see held-out '
                          'normals only, all of label 0. Use TestAUROCMonitorOnly')
@@ -334,7 +335,28 @@ def anomaly_learner(
     learn.pending_seed = seed
     return learn
 
+# %% ../nbs/05_learner.ipynb #05a00051
+not_kept = ('cbs','path','model_dir','metrics','splitter','opt_func','seed','default_cbs')
+
+def rebuildable(
+    name:str # Where the factory is: 'ganomaly_nb.<module>:<function>'
+): # A decorator
+    "Let a factory of learners note its settings, for `save_model`"
+    def decorate(factory):
+        signature = inspect.signature(factory)
+        @functools.wraps(factory)
+        def make(dls, *args, **kwargs):
+            learn = factory(dls, *args, **kwargs)
+            given = signature.bind(dls, *args, **kwargs)
+            given.apply_defaults()
+            settings = {k:v for k,v in given.arguments.items() if k not in ('dls',*not_kept)}
+            learn.recipe = dict(factory=name, settings=settings)
+            return learn
+        return make
+    return decorate
+
 # %% ../nbs/05_learner.ipynb #70ae67dc
+@rebuildable('ganomaly_nb.learner:ganomaly_learner')
 @delegates(anomaly_learner, but=['arch','loss_func','score_func','splitter'])
 def ganomaly_learner(
     dls:AnomalyDataLoaders, # The data
@@ -526,6 +548,80 @@ def load_exported(
         found = type(learn).__name__
         raise ValueError(f'{fname} is no exported AnomalyLearner, found {found}')
     return learn
+
+# %% ../nbs/05_learner.ipynb #05a00052
+def find_factory(
+    name:str # As in `rebuildable`
+): # The factory
+    "The factory of that name; raises `ValueError` unless it is one of this package"
+    module,_,function = name.partition(':')
+    ours = module.startswith('ganomaly_nb.') and function.endswith('_learner')
+    if not ours: raise ValueError(f'{name!r} is no factory of ganomaly_nb')
+    try: return getattr(importlib.import_module(module), function)
+    except (ImportError,AttributeError) as e:
+        raise ValueError(f'there is no factory {name!r}: {e}') from None
+
+# %% ../nbs/05_learner.ipynb #05a00054
+@patch
+def model_state(self:AnomalyLearner)->dict: # A nest for `write_state`
+    "All that a model file holds"
+    d,f,cal = self.dls,self.fitted_score,self.calibration
+    images = dict(size=d.size, nc=d.nc, stats=tuple(d.train.dataset.stats),
+                  white=getattr(d, 'white', None), bs=d.train.bs)
+    return dict(self.recipe, images=images, weights=dict(get_model(self.model).state_dict()),
+                score=f.state_tensors() if hasattr(f, 'state_tensors') else {},
+                calibration=None if cal is None else cal.state())
+
+@patch
+def save_model(self:AnomalyLearner,
+    file, # File to write, such as 'model.safetensors'
+    overwrite:bool=False # Replace an existing file
+)->Path: # The file
+    "Write weights, settings, scale, score and threshold; raises `OSError` or `ValueError`"
+    file = check_new_file(file, overwrite)
+    if self.recipe is None:
+        raise ValueError('only learners of a factory of this package can be rebuilt: use export')
+    self.threshold_or_warn()
+    write_state(file, self.model_state(), 'model')
+    return file
+
+# %% ../nbs/05_learner.ipynb #05a00056
+def check_shapes(
+    model:nn.Module, # As the header says
+    weights:dict # As they are
+):
+    "Raise `ValueError` with the first tensor that has another shape or name"
+    state = model.state_dict()
+    for k in {**state, **weights}:
+        a = tuple(state[k].shape) if k in state else 'none'
+        b = tuple(weights[k].shape) if k in weights else 'none'
+        if a!=b: raise ValueError(f'header and weights disagree: {k} should be {a}, found {b}')
+
+def rebuild(
+    state:dict # As `model_state` gives it
+)->AnomalyLearner: # On the CPU
+    "Make the learner again"
+    dls = AnomalyDataLoaders.empty(**state['images'])
+    with torch.device('meta'): learn = find_factory(state['factory'])(dls, **state['settings'])
+    check_shapes(learn.model, state['weights'])
+    learn.model.to_empty(device='cpu')
+    learn.model.load_state_dict(state['weights'])
+    if state['score']: learn.scorer.score_func.load_tensors(state['score'])
+    learn.remember_weights()
+    if state['calibration'] is not None:
+        learn.calibration = Calibration.from_state(state['calibration'])
+    return learn
+
+# %% ../nbs/05_learner.ipynb #05a00057
+def load_model(
+    file # File that `learn.save_model` wrote
+)->AnomalyLearner: # On the CPU, ready to predict
+    "Read a model; no code is run. Raises `FileNotFoundError`, or `ValueError` with the reason"
+    state = read_state(file, 'model')
+    try: return rebuild(state)
+    except KeyError as e: reason = f'its header lacks {e}'
+    except Exception as e: reason = str(e)
+    raise ValueError(f'{file} cannot be made into a learner: {reason}')
 
 # %% ../nbs/05_learner.ipynb #9f57b258
 @patch(as_prop=True)

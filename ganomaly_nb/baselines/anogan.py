@@ -129,6 +129,7 @@ def search_score(
     "What is left of the distance after the search"
     return out[2]
 
+@rebuildable('ganomaly_nb.baselines.anogan:anogan_learner')
 @delegates(anomaly_learner, but=['arch','loss_func','score_func','splitter'])
 def anogan_learner(
     dls:AnomalyDataLoaders, # The data

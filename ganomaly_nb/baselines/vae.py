@@ -95,6 +95,7 @@ def vae_score(
     return -out[4] if score=='prob' else kl_divergence(out[2], out[3])-out[4]
 
 # %% ../../nbs/10_vae.ipynb #03d28485
+@rebuildable('ganomaly_nb.baselines.vae:vae_learner')
 @delegates(anomaly_learner, but=['arch','loss_func','score_func','splitter'])
 def vae_learner(
     dls:AnomalyDataLoaders, # The data

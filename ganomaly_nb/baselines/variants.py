@@ -50,6 +50,7 @@ def _swap(learn, arch, loss):
     if hasattr(learn.scorer.score_func, 'model'): learn.scorer.score_func.model = model
     return learn
 
+@rebuildable('ganomaly_nb.baselines.variants:bce_learner')
 @delegates(ganomaly_learner)
 def bce_learner(
     dls, # The data
@@ -58,6 +59,7 @@ def bce_learner(
     "GANomaly whose generator is taught by cross-entropy instead of feature matching"
     return _swap(ganomaly_learner(dls, **kwargs), OutputGANomaly, BCELoss)
 
+@rebuildable('ganomaly_nb.baselines.variants:anomalib_learner')
 @delegates(ganomaly_learner)
 def anomalib_learner(
     dls, # The data
@@ -66,6 +68,7 @@ def anomalib_learner(
     "GANomaly with the losses of anomalib"
     return _swap(ganomaly_learner(dls, **kwargs), OutputGANomaly, AnomalibLoss)
 
+@rebuildable('ganomaly_nb.baselines.variants:plain_init_learner')
 @delegates(ganomaly_learner)
 def plain_init_learner(
     dls, # The data
