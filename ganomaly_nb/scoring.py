@@ -173,3 +173,18 @@ def anomaly_map(
 )->Tensor: # Maps (N, H, W), 0 or more: the mean over the channels
     "$|x-\\hat x|$, averaged over the channels"
     return (x-x_hat).abs().mean(1)
+
+# %% ../nbs/04_scoring.ipynb #5da00001
+# stand-in
+@patch
+def state(self:Calibration)->dict: return dict(scores=self.scores, fpr=self.fpr, method=self.method)
+@patch(cls_method=True)
+def from_state(cls:Calibration, state): return cls(**state)
+@patch
+def state_tensors(self:FittedScore):
+    return dict(mean=self.mean.cpu(), whiten=self.whiten.cpu()) if self.fitted else {}
+@patch
+def load_tensors(self:FittedScore, tensors):
+    self.reset()
+    if tensors: self.mean,self.whiten = tensors['mean'],tensors['whiten']
+
