@@ -84,7 +84,8 @@ def set_gathered(
 
 # %% ../nbs/95_checkpoints.ipynb #9500000e
 onlookers = ('TrainEvalCallback','Recorder','CastToTensor','ProgressCallback','CSVLogger',
-             'ShowGraphCallback','CheckpointCallback','ResumeCallback','TerminateOnNaNCallback')
+             'ShowGraphCallback','CheckpointCallback','ResumeCallback',
+             'TerminateOnNaNCallback')
 
 def data_digest(
     dl:DataLoader, # Its dataset is indexed
@@ -100,7 +101,7 @@ def data_digest(
 def callback_settings(
     cbs:list # Callbacks
 )->dict: # Name -> value
-    "Which callbacks take part, and what they were told; of a schedule, its values along the way"
+    "Which callbacks take part, and what they were told; of a schedule, its values"
     res = {}
     for cb in cbs:
         name = type(cb).__name__
@@ -120,11 +121,13 @@ def training_settings(
     "What a training is, in a flat table"
     m,dl = get_model(learn.model),learn.dls.train
     loss = learn.loss_func
-    res = {'model':type(m).__name__, 'loss':getattr(loss, '__name__', type(loss).__name__)}
+    name = getattr(loss, '__name__', type(loss).__name__)
+    res = {'model':type(m).__name__, 'loss':name}
     res |= {f'shape of {k}':list(v.shape) for k,v in m.state_dict().items()}
     kinds = bool,int,float,str
     res |= {f'loss.{k}':v for k,v in vars(loss).items() if isinstance(v, kinds)}
-    res |= {'training images':len(dl.dataset), 'bs':dl.bs, 'training data':data_digest(dl)}
+    res |= {'training images':len(dl.dataset), 'bs':dl.bs}
+    res['training data'] = data_digest(dl)
     for i,h in enumerate(learn.opt.hypers):
         res |= {f'{k} of group {i}':plain(v) for k,v in h.items()}
     res |= callback_settings(learn.cbs)
@@ -140,7 +143,8 @@ def check_same(
     "Raise `ValueError` with the first thing that differs"
     for k in {**kept, **now}:
         a,b = kept.get(k),now.get(k)
-        if a!=b: raise ValueError(f'{file} is of another training: {k} was {a}, found {b}')
+        if a!=b:
+            raise ValueError(f'{file} is of another training: {k} was {a}, found {b}')
 
 # %% ../nbs/95_checkpoints.ipynb #95000013
 def training_state(
@@ -148,7 +152,9 @@ def training_state(
     settings:dict # `training_settings` of its beginning
 )->dict: # A nest for `write_state`
     "All that a training is made of"
-    cbs = [[type(cb).__name__, gathered(cb)] for cb in learn.cbs]
+    ours = CheckpointCallback,ResumeCallback # these hold states themselves
+    others = [cb for cb in learn.cbs if not isinstance(cb, ours)]
+    cbs = [[type(cb).__name__, gathered(cb)] for cb in others]
     return dict(settings=settings, epochs=learn.epoch+1, train_iter=learn.train_iter,
                 callbacks=cbs, model=get_model(learn.model).state_dict(),
                 opt=learn.opt.state_dict(), generators=generators(learn.dls))
@@ -160,7 +166,7 @@ class CheckpointCallback(Callback):
     def __init__(self,
         file, # File to write
         every:int=1, # Epochs from one checkpoint to the next; the last epoch has one too
-        overwrite:bool=False # Replace an existing file that this training does not go on from
+        overwrite:bool=False # Replace an existing file (one that is resumed always is)
     ):
         check_settings(every=every)
         self.file,self.every,self.overwrite = str(file),every,overwrite
@@ -171,9 +177,11 @@ class CheckpointCallback(Callback):
 def before_fit(self:CheckpointCallback):
     "Note what the training is"
     self.written,self.training_now = 0,False
-    self.run = not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds')
+    others = [hasattr(self.learn, o) for o in ('lr_finder','gather_preds')]
+    self.run = not any(others)
     if self.run: self.settings = training_settings(self.learn)
 
+# %% ../nbs/95_checkpoints.ipynb #95000034
 @patch
 def before_train(self:CheckpointCallback):
     "Before the first batch: may the file be written?"
@@ -216,7 +224,8 @@ def before_fit(self:ResumeCallback):
     get_model(learn.model).load_state_dict(state['model'])
     learn.opt.load_state_dict(state['opt'])
     for name,values in state['callbacks']:
-        for cb in [o for o in learn.cbs if type(o).__name__==name]: set_gathered(cb, values)
+        for cb in learn.cbs:
+            if type(cb).__name__==name: set_gathered(cb, values)
     learn.train_iter,learn.first_epoch = state['train_iter'],state['epochs']
     set_generators(learn.dls, state['generators'])
 
@@ -236,8 +245,8 @@ def say_how_to_go_on(self:ResumableLearner,
     "Name the checkpoint on standard error"
     for cb in cbs:
         if not isinstance(cb, CheckpointCallback) or not cb.written: continue
-        print(f'stopped: {cb.file} holds {cb.written} epochs. Go on with the same call and '
-              f'resume={cb.file!r}', file=sys.stderr)
+        print(f'stopped: {cb.file} holds {cb.written} epochs. Go on with the same call '
+              f'and resume={cb.file!r}', file=sys.stderr)
 
 # %% ../nbs/95_checkpoints.ipynb #95000018
 @patch

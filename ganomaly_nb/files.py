@@ -4,7 +4,7 @@
 
 # %% ../nbs/93_files.ipynb #93000005
 from __future__ import annotations
-import io, json, os, types, uuid, zipfile
+import functools, importlib, inspect, io, json, os, types, uuid, zipfile
 from pathlib import Path, PurePath
 import cloudpickle, fastai, numpy as np, safetensors.torch, torch
 from fastcore.foundation import L
@@ -13,10 +13,10 @@ from safetensors import SafetensorError, safe_open
 from . import __version__
 
 # %% auto #0
-__all__ = ['file_format', 'needs', 'portable_pickle', 'check_new_file', 'write_beside', 'checksum', 'weights_checksum',
-           'weights_mark', 'pack_list', 'pack_dict', 'pack', 'unpack', 'versions', 'state_bytes', 'write_state',
-           'check_about', 'read_tensors', 'read_state', 'PortablePickler', 'check_pickle_version', 'add_versions',
-           'exported_versions']
+__all__ = ['file_format', 'needs', 'not_kept', 'portable_pickle', 'check_new_file', 'write_beside', 'checksum',
+           'weights_checksum', 'weights_mark', 'pack_list', 'pack_dict', 'pack', 'unpack', 'versions', 'state_bytes',
+           'write_state', 'check_about', 'read_tensors', 'read_state', 'rebuildable', 'find_factory', 'check_shapes',
+           'PortablePickler', 'check_pickle_version', 'add_versions', 'exported_versions']
 
 # %% ../nbs/93_files.ipynb #93000008
 def check_new_file(
@@ -215,6 +215,51 @@ def read_state(
         return unpack(about['state'], tensors)
     except (KeyError,TypeError,AttributeError,RecursionError) as e:
         raise ValueError(f'{file} is damaged: its header lacks {e}') from None
+
+# %% ../nbs/93_files.ipynb #93000061
+not_kept = ('dls','cbs','path','model_dir','metrics','splitter','opt_func','seed',
+            'default_cbs')
+
+def rebuildable(
+    name:str # Where the factory is: 'ganomaly_nb.<module>:<function>'
+): # A decorator
+    "Let a factory of learners note its settings, for `save_model`"
+    def decorate(factory):
+        signature = inspect.signature(factory)
+        @functools.wraps(factory)
+        def make(dls, *args, **kwargs):
+            learn = factory(dls, *args, **kwargs)
+            given = signature.bind(dls, *args, **kwargs)
+            given.apply_defaults()
+            settings = {k:v for k,v in given.arguments.items() if k not in not_kept}
+            learn.recipe = dict(factory=name, settings=settings)
+            return learn
+        return make
+    return decorate
+
+# %% ../nbs/93_files.ipynb #93000063
+def find_factory(
+    name:str # As in `rebuildable`
+): # The factory
+    "The factory of that name; raises `ValueError` unless it is one of this package"
+    module,_,function = name.partition(':')
+    ours = module.startswith('ganomaly_nb.') and function.endswith('_learner')
+    if not ours: raise ValueError(f'{name!r} is no factory of ganomaly_nb')
+    try: return getattr(importlib.import_module(module), function)
+    except (ImportError,AttributeError) as e:
+        raise ValueError(f'there is no factory {name!r}: {e}') from None
+
+def check_shapes(
+    model:nn.Module, # As the header says
+    weights:dict # As they are
+):
+    "Raise `ValueError` with the first tensor that has another shape or name"
+    state = model.state_dict()
+    for k in {**state, **weights}:
+        a = tuple(state[k].shape) if k in state else 'none'
+        b = tuple(weights[k].shape) if k in weights else 'none'
+        if a!=b:
+            raise ValueError(f'header and weights disagree: {k} should be {a}, found {b}')
 
 # %% ../nbs/93_files.ipynb #93000031
 class PortablePickler(cloudpickle.Pickler):

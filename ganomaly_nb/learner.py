@@ -4,10 +4,11 @@
 
 # %% ../nbs/05_learner.ipynb #3c538f4c
 from __future__ import annotations
-import functools, importlib, inspect, io, random, warnings
+import inspect, io, random, re, warnings
 from contextlib import contextmanager
 from numbers import Real
 from fastai.basics import *
+from fastai.callback.hook import *
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.mixup import MixHandler
 from fastai.callback.progress import CSVLogger, ProgressCallback
@@ -24,10 +25,12 @@ from .losses import GANomalyLoss
 from .training import *
 from .scoring import *
 
+_all_ = ['CheckpointCallback', 'ResumeCallback']
+
 # %% auto #0
-__all__ = ['not_kept', 'AnomalyLearner', 'check_same_images', 'check_held_out', 'check_metric', 'set_all_seeds',
-           'anomaly_learner', 'rebuildable', 'ganomaly_learner', 'show_rows', 'load_exported', 'find_factory',
-           'check_shapes', 'rebuild', 'load_model']
+__all__ = ['AnomalyLearner', 'check_same_images', 'check_held_out', 'check_metric', 'set_all_seeds', 'anomaly_learner',
+           'ganomaly_learner', 'show_rows', 'load_exported', 'rebuild', 'load_model', 'CheckpointCallback',
+           'ResumeCallback']
 
 # %% ../nbs/05_learner.ipynb #b5c3763f
 class AnomalyLearner(ResumableLearner):
@@ -64,7 +67,6 @@ def remember_weights(self:AnomalyLearner):
     "Note what the weights are: what is fitted now belongs to them"
     self._mark,self._sum = weights_mark(self.model),weights_checksum(self.model)
 
-# %% ../nbs/05_learner.ipynb #05a00041
 @patch
 def is_fitted(self:AnomalyLearner)->bool: # Is there anything that belongs to the weights?
     "Is there a threshold or a fitted score?"
@@ -276,7 +278,6 @@ def check_held_out(
     except ValueError as e:
         warnings.warn(f'there will be no threshold: {e}', stacklevel=3)
 
-# %% ../nbs/05_learner.ipynb #05a00042
 def check_metric(
     metric:callable # A function of scores and labels, or a fastai `Metric`
 ):
@@ -325,7 +326,7 @@ def anomaly_learner(
     if not isinstance(dls, AnomalyDataLoaders):
         raise TypeError(f'dls must be AnomalyDataLoaders, found {type(dls).__name__}')
     check_settings(nz=nz, nf=nf, n_extra=n_extra, lr=lr)
-    for m in L(metrics): check_metric(m)
+    L(metrics).map(check_metric)
     check_held_out(dls)
     if seed is not None: set_all_seeds(seed, dls)
     model = arch(dls.size, nz, dls.nc, nf, n_extra)
@@ -334,26 +335,6 @@ def anomaly_learner(
                            metrics=metrics, cbs=cbs, **kwargs)
     learn.pending_seed = seed
     return learn
-
-# %% ../nbs/05_learner.ipynb #05a00051
-not_kept = ('cbs','path','model_dir','metrics','splitter','opt_func','seed','default_cbs')
-
-def rebuildable(
-    name:str # Where the factory is: 'ganomaly_nb.<module>:<function>'
-): # A decorator
-    "Let a factory of learners note its settings, for `save_model`"
-    def decorate(factory):
-        signature = inspect.signature(factory)
-        @functools.wraps(factory)
-        def make(dls, *args, **kwargs):
-            learn = factory(dls, *args, **kwargs)
-            given = signature.bind(dls, *args, **kwargs)
-            given.apply_defaults()
-            settings = {k:v for k,v in given.arguments.items() if k not in ('dls',*not_kept)}
-            learn.recipe = dict(factory=name, settings=settings)
-            return learn
-        return make
-    return decorate
 
 # %% ../nbs/05_learner.ipynb #70ae67dc
 @rebuildable('ganomaly_nb.learner:ganomaly_learner')
@@ -375,8 +356,7 @@ def ganomaly_learner(
 )->AnomalyLearner: # Ready to `fit`
     "A fastai `Learner` that trains GANomaly and predicts anomaly scores"
     check_settings(nz=nz, w_adv=w_adv, w_con=w_con, w_enc=w_enc)
-    is_fitted = hasattr(make_score(None, score), 'fitted') # an unknown score is refused
-    if is_fitted and metrics:
+    if hasattr(make_score(None, score), 'fitted') and metrics:
         raise ValueError(f'score={score!r} is fitted after training: no metrics with it')
     loss = GANomalyLoss(w_adv, w_con, w_enc, norm)
     cbs = [GANomalyCallback(), *L(cbs)]
@@ -501,7 +481,6 @@ def without_data(self:AnomalyLearner):
             yield self
         finally: vars(self).update(kept)
 
-# %% ../nbs/05_learner.ipynb #05a00043
 @patch
 def threshold_or_warn(self:AnomalyLearner):
     "Calibrate if that has not been done and can be done; else warn"
@@ -549,18 +528,6 @@ def load_exported(
         raise ValueError(f'{fname} is no exported AnomalyLearner, found {found}')
     return learn
 
-# %% ../nbs/05_learner.ipynb #05a00052
-def find_factory(
-    name:str # As in `rebuildable`
-): # The factory
-    "The factory of that name; raises `ValueError` unless it is one of this package"
-    module,_,function = name.partition(':')
-    ours = module.startswith('ganomaly_nb.') and function.endswith('_learner')
-    if not ours: raise ValueError(f'{name!r} is no factory of ganomaly_nb')
-    try: return getattr(importlib.import_module(module), function)
-    except (ImportError,AttributeError) as e:
-        raise ValueError(f'there is no factory {name!r}: {e}') from None
-
 # %% ../nbs/05_learner.ipynb #05a00054
 @patch
 def model_state(self:AnomalyLearner)->dict: # A nest for `write_state`
@@ -568,7 +535,8 @@ def model_state(self:AnomalyLearner)->dict: # A nest for `write_state`
     d,f,cal = self.dls,self.fitted_score,self.calibration
     images = dict(size=d.size, nc=d.nc, stats=tuple(d.train.dataset.stats),
                   white=getattr(d, 'white', None), bs=d.train.bs)
-    return dict(self.recipe, images=images, weights=dict(get_model(self.model).state_dict()),
+    weights = dict(get_model(self.model).state_dict())
+    return dict(self.recipe, images=images, weights=weights,
                 score=f.state_tensors() if hasattr(f, 'state_tensors') else {},
                 calibration=None if cal is None else cal.state())
 
@@ -577,32 +545,23 @@ def save_model(self:AnomalyLearner,
     file, # File to write, such as 'model.safetensors'
     overwrite:bool=False # Replace an existing file
 )->Path: # The file
-    "Write weights, settings, scale, score and threshold; raises `OSError` or `ValueError`"
+    "Write weights, settings, scale, score and threshold"
     file = check_new_file(file, overwrite)
     if self.recipe is None:
-        raise ValueError('only learners of a factory of this package can be rebuilt: use export')
+        raise ValueError('only learners of a factory of this package can be rebuilt: '
+                         'use export')
     self.threshold_or_warn()
     write_state(file, self.model_state(), 'model')
     return file
 
 # %% ../nbs/05_learner.ipynb #05a00056
-def check_shapes(
-    model:nn.Module, # As the header says
-    weights:dict # As they are
-):
-    "Raise `ValueError` with the first tensor that has another shape or name"
-    state = model.state_dict()
-    for k in {**state, **weights}:
-        a = tuple(state[k].shape) if k in state else 'none'
-        b = tuple(weights[k].shape) if k in weights else 'none'
-        if a!=b: raise ValueError(f'header and weights disagree: {k} should be {a}, found {b}')
-
 def rebuild(
     state:dict # As `model_state` gives it
 )->AnomalyLearner: # On the CPU
     "Make the learner again"
     dls = AnomalyDataLoaders.empty(**state['images'])
-    with torch.device('meta'): learn = find_factory(state['factory'])(dls, **state['settings'])
+    factory = find_factory(state['factory'])
+    with torch.device('meta'): learn = factory(dls, **state['settings'])
     check_shapes(learn.model, state['weights'])
     learn.model.to_empty(device='cpu')
     learn.model.load_state_dict(state['weights'])
@@ -616,12 +575,23 @@ def rebuild(
 def load_model(
     file # File that `learn.save_model` wrote
 )->AnomalyLearner: # On the CPU, ready to predict
-    "Read a model; no code is run. Raises `FileNotFoundError`, or `ValueError` with the reason"
+    "Read a model, running no code; raises `FileNotFoundError` or `ValueError`"
     state = read_state(file, 'model')
     try: return rebuild(state)
     except KeyError as e: reason = f'its header lacks {e}'
     except Exception as e: reason = str(e)
     raise ValueError(f'{file} cannot be made into a learner: {reason}')
+
+# %% ../nbs/05_learner.ipynb #05a00061
+@patch
+def summary(self:AnomalyLearner)->str: # To print
+    "fastai's table, with the sums of all parameters"
+    text = str(super(AnomalyLearner, self).summary())
+    ps = list(get_model(self.model).parameters())
+    n,trained = sum(p.numel() for p in ps),sum(p.numel() for p in ps if p.requires_grad)
+    sums = {'params':n, 'trainable params':trained, 'non-trainable params':n-trained}
+    for k,v in sums.items(): text = re.sub(rf'Total {k}: .*', f'Total {k}: {v:,}', text)
+    return PrettyString(text)
 
 # %% ../nbs/05_learner.ipynb #9f57b258
 @patch(as_prop=True)

@@ -3,17 +3,20 @@ import io, os, signal, subprocess, sys, time, warnings, zipfile
 import numpy as np, pytest, torch
 from pathlib import Path
 from contextlib import redirect_stdout
-from fastai.basics import L, set_seed, Callback, load_learner
-from fastai.callback.all import *
-from fastai.interpret import Interpretation
-from fastai.callback.fp16 import MixedPrecision
+from fastai.basics import Callback, load_learner
+from fastai.callback.hook import ActivationStats
+from fastai.callback.mixup import CutMix, MixUp
+from fastai.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
+from fastai.callback.schedule import ParamScheduler, SchedLin
+from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback, TerminateOnNaNCallback
+from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.metrics import RocAucBinary
 from fastai.optimizer import SGD
-from ganomaly_nb import files, learner
+from ganomaly_nb import files
 from ganomaly_nb.checkpoints import training_state
 from ganomaly_nb.data import AnomalyDataLoaders
 from ganomaly_nb.files import pack, checksum, read_state, weights_checksum, write_state
-from ganomaly_nb.learner import *
+from ganomaly_nb.learner import AnomalyLearner, CheckpointCallback, ganomaly_learner, load_exported, load_model
 
 images = np.random.default_rng(0).integers(0, 256, (120,16,16), dtype=np.uint8)
 small = dict(nz=4, nf=4)
