@@ -83,8 +83,12 @@ settings_table = dict(
     fpr      = (number, 0, True, 1),
     white    = (whole, 1, False, 65535),
     seed     = (whole, 0, False, 2**32-1),
+<<<<<<< HEAD
     side     = (whole, 1, False, math.inf), # of any picture, in pixels
 >>>>>>> data
+=======
+    every    = (whole, 1, False, math.inf),
+>>>>>>> learner
 )
 below_one = 'held_out','fpr','beta','level','tol' # these must stay below their largest value
 

@@ -105,6 +105,7 @@ def egbad_score(
     return alpha*contextual_loss(x, x_hat, norm='paper', reduction='none') + (1-alpha)*d
 
 # %% ../../nbs/12_egbad.ipynb #c65571a5
+@rebuildable('ganomaly_nb.baselines.egbad:egbad_learner')
 @delegates(anomaly_learner, but=['arch','loss_func','score_func','splitter'])
 def egbad_learner(
     dls:AnomalyDataLoaders, # The data

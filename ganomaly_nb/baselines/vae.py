@@ -112,6 +112,7 @@ def vae_score(
     return -log_p if score=='prob' else kl_divergence(mu, logvar)-log_p
 
 # %% ../../nbs/10_vae.ipynb #03d28485
+@rebuildable('ganomaly_nb.baselines.vae:vae_learner')
 @delegates(anomaly_learner, but=['arch','loss_func','score_func','splitter'])
 def vae_learner(
     dls:AnomalyDataLoaders, # The data

@@ -79,6 +79,7 @@ def _swap(learn, arch, loss):
     if hasattr(score, 'model'): score.model = model
     return learn
 
+@rebuildable('ganomaly_nb.baselines.variants:bce_learner')
 @delegates(ganomaly_learner)
 def bce_learner(
     dls, # The data
@@ -87,6 +88,7 @@ def bce_learner(
     "GANomaly whose generator is taught by cross-entropy instead of feature matching"
     return _swap(ganomaly_learner(dls, **kwargs), OutputGANomaly, BCELoss)
 
+@rebuildable('ganomaly_nb.baselines.variants:anomalib_learner')
 @delegates(ganomaly_learner)
 def anomalib_learner(
     dls, # The data
@@ -95,7 +97,11 @@ def anomalib_learner(
     "GANomaly with the losses of anomalib"
     return _swap(ganomaly_learner(dls, **kwargs), OutputGANomaly, AnomalibLoss)
 
+<<<<<<< HEAD
 # %% ../../nbs/14_variants.ipynb #3ce738ec
+=======
+@rebuildable('ganomaly_nb.baselines.variants:plain_init_learner')
+>>>>>>> learner
 @delegates(ganomaly_learner)
 def plain_init_learner(
     dls, # The data
