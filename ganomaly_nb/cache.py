@@ -92,10 +92,7 @@ def _is_settled(file):
     s = os.stat(file)
     return time.time() - max(s.st_mtime, s.st_ctime) > 2
 
-<<<<<<< HEAD
 # %% ../nbs/92_cache.ipynb #de1908dd
-=======
->>>>>>> data
 def _index_key(file):
     "A path as bytes, whatever its characters"
     return os.fsencode(os.path.abspath(file))

@@ -12,7 +12,6 @@ __all__ = ['whole', 'number', 'no_limit', 'settings_table', 'below_one', 'may_be
            'check_settings', 'check_size', 'check_nc']
 
 # %% ../nbs/91_checks.ipynb #e1ee3d15
-<<<<<<< HEAD
 whole,number = Integral,Real # kinds of numbers that a setting may be
 no_limit = math.inf
 
@@ -38,6 +37,7 @@ settings_table = dict(
     w_adv      = (number, 0, False, no_limit),
     w_con      = (number, 0, False, no_limit),
     w_enc      = (number, 0, False, no_limit),
+    every      = (whole, 1, False, no_limit),
     d_min      = (number, 0, False, no_limit),
     beta       = (number, 0, False, 1),
     # scores and intervals
@@ -61,34 +61,6 @@ settings_table = dict(
     contrast   = (number, 0, True, no_limit),
     inside     = (number, 0, False, 1),
     blur       = (number, 0, False, no_limit),
-=======
-whole = Integral # kinds of numbers
-number = Real
-
-# name: kind, smallest value, is it excluded?, largest value
-settings_table = dict(
-    epochs   = (whole, 1, False, math.inf),
-    n_epoch  = (whole, 0, False, math.inf),
-    bs       = (whole, 1, False, math.inf),
-    nz       = (whole, 1, False, math.inf),
-    nf       = (whole, 1, False, math.inf),
-    n_extra  = (whole, 0, False, math.inf),
-    n_train  = (whole, 1, False, math.inf),
-    n_test   = (whole, 1, False, math.inf),
-    lr       = (number, 0, True, math.inf),
-    w_adv    = (number, 0, False, math.inf),
-    w_con    = (number, 0, False, math.inf),
-    w_enc    = (number, 0, False, math.inf),
-    held_out = (number, 0, False, 1),
-    fpr      = (number, 0, True, 1),
-    white    = (whole, 1, False, 65535),
-    seed     = (whole, 0, False, 2**32-1),
-<<<<<<< HEAD
-    side     = (whole, 1, False, math.inf), # of any picture, in pixels
->>>>>>> data
-=======
-    every    = (whole, 1, False, math.inf),
->>>>>>> learner
 )
 below_one = 'held_out','fpr','beta','level','tol' # these must stay below their largest value
 

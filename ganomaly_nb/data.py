@@ -500,19 +500,5 @@ def empty(cls:AnomalyDataLoaders,
 @patch
 def new_empty(self:AnomalyDataLoaders)->AnomalyDataLoaders: # Loaders without images
     "Empty loaders of the same kind, for an exported learner"
-<<<<<<< HEAD
     stats = self.train.dataset.stats
     return self.empty(self.size, self.nc, stats, self.white, self.train.bs, self.device)
-=======
-    return AnomalyDataLoaders(*[dl.new(dl.dataset.new_empty()) for dl in self.loaders], path=self.path, device=self.device)
-
-# %% ../nbs/00_data.ipynb #5da00002
-# stand-in
-@patch(cls_method=True)
-def empty(cls:AnomalyDataLoaders, size, nc, stats=(.5,.5), white=None, bs=64):
-    nothing = torch.empty(0, nc, size, size, dtype=torch.uint8)
-    dls = cls(*[AnomalyDL(ImageSet(nothing, y=[], stats=stats), bs=bs) for _ in range(3)], device='cpu')
-    dls.white = white
-    return dls
-
->>>>>>> learner

@@ -72,7 +72,7 @@ def model_options(
 )->dict: # Names and default values
     "The options of a model's learner that belong to an experiment: its own, not fastai's"
     of_fastai = {*inspect.signature(Learner.__init__).parameters} - {'lr'}
-    return defaults(models[model], but={*of_fastai,'score'})
+    return defaults(models[model], but={*of_fastai,'score','seed','memory'})
 
 # %% ../nbs/30_experiments.ipynb #0450eae8
 choices = dict(model=models, data=sources, stats=pixel_stats,
@@ -121,7 +121,6 @@ def settings(
     monitor:bool=False, # Record the test AUROC after each epoch, to watch it
     **options # Of the model's learner: lr, nz, nf, w_con, ...
 )->dict: # All settings of one experiment
-<<<<<<< HEAD
     "Complete and check the settings of an experiment; raises `ValueError`"
     given = {k:v for k,v in locals().items() if k!='options'}
     check_choices(**{k:given[k] for k in choices})
@@ -182,18 +181,6 @@ def about(
         python=platform.python_version(),
         ganomaly_nb=__version__,
         date=date.today().isoformat())
-=======
-    "Complete and check the settings of an experiment; raises `ValueError` for a name or an option that does not exist"
-    make,load = _known('model', model, models),_known('data', data, sources)
-    _known('stats', stats, pixel_stats); _known('precision', precision, dict.fromkeys(('fp32','bf16','fp16')))
-    _known('protocol', protocol, dict.fromkeys(('paper','official')))
-    own = _defaults(make, but={*inspect.signature(Learner.__init__).parameters,'score','seed'}-{'lr'})
-    unknown = set(options)-set(own)
-    if unknown: raise ValueError(f'{model} has no option {sorted(unknown)}: expected one of {sorted(own)}')
-    return dict(model=model, data=data, abnormal=abnormal, protocol=protocol, seed=seed, split_seed=seed if split_seed is None else split_seed,
-                scoring=scoring or _defaults(make).get('score', model), epochs=epochs, n_train=n_train, n_test=n_test, held_out=held_out, bs=bs,
-                size=size or _defaults(load)['size'], stats=stats, precision=precision, monitor=monitor, **own | options)
->>>>>>> learner
 
 # %% ../nbs/30_experiments.ipynb #cd4232e6
 def make_learner(
@@ -204,18 +191,11 @@ def make_learner(
     set_seed(s['seed'])
     same = {k:s[k] for k in ('abnormal','size','protocol','held_out','n_train','bs')}
     where = {} if path is None else dict(path=path)
-<<<<<<< HEAD
     dls = sources[s['data']](**same, seed=s['split_seed'], stats=pixel_stats[s['stats']],
                              **where)
     make = models[s['model']]
-    own = {k:s[k] for k in defaults(make) if k in s}
+    own = {k:s[k] for k in defaults(make, but=['seed']) if k in s}
     learn = make(dls, cbs=ChannelsLast(), **own)
-=======
-    dls = sources[s['data']](abnormal=s['abnormal'], size=s['size'], protocol=s['protocol'], held_out=s['held_out'], n_train=s['n_train'], seed=s['split_seed'],
-                             bs=s['bs'], stats=pixel_stats[s['stats']], **where)
-    own = _defaults(models[s['model']], but=['seed'])
-    learn = models[s['model']](dls, cbs=ChannelsLast(), **{k:v for k,v in s.items() if k in own})
->>>>>>> learner
     return learn if s['precision']=='fp32' else getattr(learn, f'to_{s["precision"]}')()
 
 # %% ../nbs/30_experiments.ipynb #ee5fec3b

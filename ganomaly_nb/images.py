@@ -287,48 +287,6 @@ def _try_load(file, size, nc, white):
     remarks = []
     try: return _load(file, size, nc, white, remarks.append),None,remarks
     except (ValueError,OSError) as e: return None,e,remarks
-<<<<<<< HEAD
-=======
-
-def _warn_of_set(remarks, files):
-    "One warning for each kind of remark: how many, and the first by its name"
-    for text,(n,first) in remarks.items():
-        message = f'{n} of {len(files)} images: {text} (the first: {files[first]})'
-        warnings.warn(message, stacklevel=3)
-
-# %% ../nbs/90_images.ipynb #04e71c4e
-def _write_block(files, size, nc, white, on_error, out):
-    "Decode `files` into the `.npy` file `out`; report white, what was left out, remarks"
-    white = white or find_white(files) or 255
-    load = partial(_try_load, size=size, nc=nc, white=white)
-    n = nc*size*size # bytes of an image
-    header = dict(descr='|u1', fortran_order=False, shape=(len(files),nc,size,size))
-    bad,remarks = [],{}
-    with open(out, 'wb') as f:
-        np.lib.format.write_array_header_1_0(f, header)
-        reserve(f, f.tell()+n*len(files))
-        results = in_chunks(load, files, max(defaults.cpus, min(256, 2**25//n)))
-        if len(files)>2000: results = progress_bar(results, total=len(files), leave=False)
-        for i,(x,error,said) in enumerate(results):
-            if error and on_error=='raise': raise error
-            if error: bad.append(i)
-            f.write(bytes(n) if error else x.numpy().tobytes())
-            for text in said:
-                count,first = remarks.get(text, (0,i))
-                remarks[text] = count+1,first
-    return dict(white=white, bad=bad, remarks=remarks)
-
-# %% ../nbs/90_images.ipynb #006c85a1
-def _try_again(images, files, bad, load, on_error):
-    "Read what was left out of the block; the reasons where that is still impossible"
-    reasons = {}
-    results = in_chunks(load, [files[i] for i in bad])
-    for i,(x,error,_) in zip(bad, results):
-        if error and on_error=='raise': raise error
-        if error: reasons[i] = str(error)
-        else: images[i] = x
-    return reasons
->>>>>>> data
 
 def _warn_of_set(remarks, files):
     "One warning for each kind of remark: how many, and the first by its name"

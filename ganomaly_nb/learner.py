@@ -206,16 +206,6 @@ def load(self:AnomalyLearner,
 # %% ../nbs/05_learner.ipynb #dffba68f
 @patch(as_prop=True)
 def fitted_score(self:AnomalyLearner):
-<<<<<<< HEAD
-    "From what the model returns to scores (N,); fitted to the training normals if it needs that"
-    f = self.scorer.score_func
-    if getattr(f, 'fitted', True): return f
-    if not len(self.dls.train.dataset): raise ValueError('this score must be fitted to normals, but there are no training images')
-    d = self.dls.train.dataset
-    dl = self.dls.train.new(ImageSet(d.images, idxs=d.idxs[:f.memory], stats=d.stats), shuffle=False, drop_last=False)
-    with evaluating(get_model(self.model)) as m: f.fit(torch.cat([f.difference(m(x)) for x, in dl]))
-    return f
-=======
     "From what the model returns to scores (N,); fitted to normals if it needs that"
     self.check_weights()
     score_func,d = self.scorer.score_func,self.dls.train.dataset
@@ -223,7 +213,7 @@ def fitted_score(self:AnomalyLearner):
     if not len(d):
         raise ValueError('this score must be fitted to normals, '
                          'but there are no training images')
-    some = ImageSet(d.images, idxs=d.idxs[:10_000], stats=d.stats)
+    some = ImageSet(d.images, idxs=d.idxs[:f.memory], stats=d.stats)
     dl = self.dls.train.new(some, shuffle=False, drop_last=False)
     with evaluating(get_model(self.model)) as m:
         score_func.fit(torch.cat([score_func.difference(m(x)) for x, in dl]))
@@ -313,7 +303,6 @@ def set_all_seeds(
     check_settings(seed=seed)
     set_seed(seed)
     dls.train.rng = random.Random(seed)
->>>>>>> learner
 
 # %% ../nbs/05_learner.ipynb #f2ef6a00
 @delegates(Learner.__init__, but=['dls','model','loss_func'])
@@ -360,6 +349,7 @@ def ganomaly_learner(
     w_enc:float=1., # Weight of the encoder loss
     norm:str='code', # Distances of the authors' 'code' or of the 'paper', see notebook 02
     score:str='l1', # 'l1' (equation 5), 'mse', or fitted to normals, see notebook 04
+    memory:int|None=10_000, # Normals that score='neighbours' keeps; None: all
     lr:float=2e-4, # Of Adam. The paper prints 2e-3; every version of its code has 2e-4
     cbs=None, # More callbacks
     metrics=None, # Of scores and labels of held-out normals; not with a fitted score
@@ -367,13 +357,13 @@ def ganomaly_learner(
 )->AnomalyLearner: # Ready to `fit`
     "A fastai `Learner` that trains GANomaly and predicts anomaly scores"
     check_settings(nz=nz, w_adv=w_adv, w_con=w_con, w_enc=w_enc)
-    if hasattr(make_score(None, score), 'fitted') and metrics:
+    if hasattr(make_score(None, score, memory), 'fitted') and metrics:
         raise ValueError(f'score={score!r} is fitted after training: no metrics with it')
     loss = GANomalyLoss(w_adv, w_con, w_enc, norm)
     cbs = [GANomalyCallback(), *L(cbs)]
     learn = anomaly_learner(dls, GANomaly, loss, None, nz, nf, n_extra, lr, cbs,
                             metrics=metrics, splitter=ganomaly_splitter, **kwargs)
-    learn.scorer.score_func = make_score(learn.model, score)
+    learn.scorer.score_func = make_score(learn.model, score, memory)
     return learn
 
 # %% ../nbs/05_learner.ipynb #1c159083

@@ -440,18 +440,3 @@ def anomaly_map(
     "$|x-\\hat x|$, averaged over the channels; raises `ValueError` if the shapes differ"
     check_same_shape(x, x_hat, 'x and x_hat')
     return (x-x_hat).abs().mean(1)
-
-# %% ../nbs/04_scoring.ipynb #5da00001
-# stand-in
-@patch
-def state(self:Calibration)->dict: return dict(scores=self.scores, fpr=self.fpr, method=self.method)
-@patch(cls_method=True)
-def from_state(cls:Calibration, state): return cls(**state)
-@patch
-def state_tensors(self:FittedScore):
-    return dict(mean=self.mean.cpu(), whiten=self.whiten.cpu()) if self.fitted else {}
-@patch
-def load_tensors(self:FittedScore, tensors):
-    self.reset()
-    if tensors: self.mean,self.whiten = tensors['mean'],tensors['whiten']
-

@@ -183,11 +183,8 @@ def search_score(
     "What is left of the distance after the search"
     return out[2]
 
-<<<<<<< HEAD
 # %% ../../nbs/11_anogan.ipynb #ff229d44
-=======
 @rebuildable('ganomaly_nb.baselines.anogan:anogan_learner')
->>>>>>> learner
 @delegates(anomaly_learner, but=['arch','loss_func','score_func','splitter'])
 def anogan_learner(
     dls:AnomalyDataLoaders, # The data

@@ -97,11 +97,8 @@ def anomalib_learner(
     "GANomaly with the losses of anomalib"
     return _swap(ganomaly_learner(dls, **kwargs), OutputGANomaly, AnomalibLoss)
 
-<<<<<<< HEAD
 # %% ../../nbs/14_variants.ipynb #3ce738ec
-=======
 @rebuildable('ganomaly_nb.baselines.variants:plain_init_learner')
->>>>>>> learner
 @delegates(ganomaly_learner)
 def plain_init_learner(
     dls, # The data
