@@ -110,5 +110,7 @@ def test_watching_changes_nothing(learn):
     assert weights_digest(run('l1', TestAUROCMonitorOnly()).model)==weights_digest(run('l1', []).model)
     watch = TestAUROCMonitorOnly()
     fitted = run('activations', watch)
-    assert watch.history[-1]==pytest.approx(AnomalyInterpretation.from_learner(fitted).auroc)
+    unwatched = AnomalyInterpretation.from_learner(run('activations', []))
+    assert watch.history[-1]==pytest.approx(unwatched.auroc)
+    torch.testing.assert_close(AnomalyInterpretation.from_learner(fitted).scores, unwatched.scores) # no fit of an earlier epoch is left
     assert watch.history[0]!=watch.history[1]
