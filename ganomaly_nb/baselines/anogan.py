@@ -6,6 +6,7 @@
 from __future__ import annotations
 from fastai.basics import *
 from fastprogress.fastprogress import progress_bar
+from ..files import rebuildable
 from ..checks import check_settings
 from ..data import AnomalyDataLoaders
 from ..networks import *

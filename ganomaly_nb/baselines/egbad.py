@@ -5,6 +5,7 @@
 # %% ../../nbs/12_egbad.ipynb #57c4588c
 from __future__ import annotations
 from fastai.basics import *
+from ..files import rebuildable
 from ..checks import check_settings
 from ..data import AnomalyDataLoaders
 from ..networks import *

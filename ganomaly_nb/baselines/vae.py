@@ -5,6 +5,7 @@
 # %% ../../nbs/10_vae.ipynb #2292a844
 from __future__ import annotations
 from fastai.basics import *
+from ..files import rebuildable
 from ..checks import check_settings
 from ..data import AnomalyDataLoaders
 from ..networks import *

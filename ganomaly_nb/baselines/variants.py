@@ -6,6 +6,7 @@
 from __future__ import annotations
 from copy import deepcopy
 from fastai.basics import *
+from ..files import rebuildable
 from ..checks import check_settings
 from ..data import AnomalyDL
 from ..networks import *
