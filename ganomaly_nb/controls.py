@@ -28,7 +28,7 @@ def images_of(
     mean,deviation = stats
     return out[0].float()*deviation+mean
 
-# %% ../nbs/07_controls.ipynb #eafcd8fa
+# %% ../nbs/07_controls.ipynb #56581434
 class Control(FittedScore):
     "A score of the image alone, fitted to normals"
     kinds = 'control',
@@ -40,92 +40,119 @@ class Control(FittedScore):
         super().__init__(None, 'control')
         self.stats,self.memory = stats,memory
 
-    def difference(self, out):
+    def difference(self,
+        out:tuple # What a model of this package returns
+    )->Tensor: # (N, k)
         "What the control looks at, (N, k): the pixels"
         return images_of(out, self.stats).flatten(1)
 
-    def check_number(self, d, least=2):
+    def check_number(self,
+        d:Tensor, # What `difference` gives for normals, (n, k)
+        least:int=2 # How many are needed
+    ):
         "Raise `ValueError` if there are too few normals to fit to"
         if len(d)<least:
             what = f'a control needs at least {least} normal images'
             raise ValueError(f'{what}, found {len(d)}')
 
-# %% ../nbs/07_controls.ipynb #b630d4d8
+# %% ../nbs/07_controls.ipynb #c107ed35
 class Statistic(Control):
     "One number of an image, in standard deviations from the mean of the normals"
-    def measure(self, x):
+    def measure(self,
+        x:Tensor # Images (N, C, H, W) in [0, 1]
+    )->Tensor: # (N,)
         "The number, (N,), of images (N, C, H, W) in [0, 1]"
         raise NotImplementedError
 
-    def difference(self, out):
+    def difference(self,
+        out:tuple # What a model of this package returns
+    )->Tensor: # (N, k)
         "The number as a column, (N, 1)"
         return self.measure(images_of(out, self.stats))[:,None]
 
-    def fit(self, d):
+    def fit(self,
+        d:Tensor # What `difference` gives for normals, (n, k)
+    ):
         "Mean and standard deviation of the normals"
         self.check_number(d)
         self.mean = d.mean()
         self.deviation = d.std().clamp_min(1e-6)
 
-    def score_of(self, d):
+    def score_of(self,
+        d:Tensor # What `difference` gives for images, (N, k)
+    )->Tensor: # (N,), 0 or more
         "Scores (N,): distance from the mean, in standard deviations"
         return (d[:,0]-self.mean).abs()/self.deviation
 
-# %% ../nbs/07_controls.ipynb #e0c3dbfb
+# %% ../nbs/07_controls.ipynb #97818227
 class Brightness(Statistic):
     "Mean of the pixels"
-    def measure(self, x):
+    def measure(self,
+        x:Tensor # Images (N, C, H, W) in [0, 1]
+    )->Tensor: # (N,)
         "Mean over pixels and channels"
         return x.flatten(1).mean(1)
 
 class Contrast(Statistic):
     "Standard deviation of the pixels"
-    def measure(self, x):
+    def measure(self,
+        x:Tensor # Images (N, C, H, W) in [0, 1]
+    )->Tensor: # (N,)
         "Standard deviation over pixels and channels"
         return x.flatten(1).std(1)
 
 class Sharpness(Statistic):
     "Mean difference of neighbouring pixels"
-    def measure(self, x):
+    def measure(self,
+        x:Tensor # Images (N, C, H, W) in [0, 1]
+    )->Tensor: # (N,)
         "Mean absolute difference to the next pixel, down and to the right"
         down = x.diff(dim=-2).abs().flatten(1).mean(1)
         right = x.diff(dim=-1).abs().flatten(1).mean(1)
         return down+right
 
-# %% ../nbs/07_controls.ipynb #50174b16
+# %% ../nbs/07_controls.ipynb #e07de245
 class PCAResidual(Control):
     "Length of what the principal components of normal images cannot explain"
     n_components = 30
-    def fit(self, d):
+    def fit(self,
+        d:Tensor # What `difference` gives for normals, (n, k)
+    ):
         "Fit scikit-learn's PCA to pixels (n, k) of normals"
         self.check_number(d)
         n = min(self.n_components, len(d)-1, d.shape[1])
         self.pca = PCA(n, random_state=0).fit(d.cpu().numpy())
         self.mean = tensor(self.pca.mean_)
 
-    def score_of(self, d):
+    def score_of(self,
+        d:Tensor # What `difference` gives for images, (N, k)
+    )->Tensor: # (N,), 0 or more
         "Scores (N,): length of the residual"
         x = d.cpu().numpy()
         rest = x-self.pca.inverse_transform(self.pca.transform(x))
         return tensor(rest).norm(dim=1)
 
-# %% ../nbs/07_controls.ipynb #0147dc14
+# %% ../nbs/07_controls.ipynb #9a33f46f
 class Neighbours(Control):
     "Mean distance to the five nearest normal images, pixel by pixel"
     k = 5
-    def fit(self, d):
+    def fit(self,
+        d:Tensor # What `difference` gives for normals, (n, k)
+    ):
         "Keep pixels (n, d) of normals in scikit-learn's `NearestNeighbors`"
         self.check_number(d, self.k)
         search = NearestNeighbors(n_neighbors=self.k, algorithm='brute')
         self.search = search.fit(d.cpu().numpy())
         self.mean = d.mean(0)
 
-    def score_of(self, d):
+    def score_of(self,
+        d:Tensor # What `difference` gives for images, (N, k)
+    )->Tensor: # (N,), 0 or more
         "Scores (N,): mean distance"
         far,_ = self.search.kneighbors(d.cpu().numpy())
         return tensor(far).float().mean(1)
 
-# %% ../nbs/07_controls.ipynb #b8761b89
+# %% ../nbs/07_controls.ipynb #570ad744
 def blurred(
     x:Tensor # Images (N, C, H, W)
 )->Tensor: # About 15 x 15 places for each channel, (N, C*15*15)
@@ -136,11 +163,13 @@ def blurred(
 
 class BlurredNeighbours(Neighbours):
     "Mean distance to the five nearest normal images, after a blur"
-    def difference(self, out):
+    def difference(self,
+        out:tuple # What a model of this package returns
+    )->Tensor: # (N, k)
         "Blurred pixels (N, k)"
         return blurred(images_of(out, self.stats))
 
-# %% ../nbs/07_controls.ipynb #0dc31f35
+# %% ../nbs/07_controls.ipynb #8bdd324f
 class HalfLocal(NeighbourScore):
     "`NeighbourScore` of blurred pixels instead of codes"
     def __init__(self,
@@ -150,7 +179,9 @@ class HalfLocal(NeighbourScore):
         super().__init__(None, memory=memory)
         self.stats = stats
 
-    def difference(self, out):
+    def difference(self,
+        out:tuple # What a model of this package returns
+    )->Tensor: # (N, k)
         "Directions of the blurred pixels, (N, d)"
         return F.normalize(blurred(images_of(out, self.stats)), dim=1)
 
