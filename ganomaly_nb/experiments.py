@@ -552,8 +552,3 @@ def budget(
     g = df.assign(n_test=n_test).groupby(cols, sort=False)
     return g.agg(seeds=('seed',listed), rows=('seed','size'),
                  dates=('date',span)).reset_index()
-
-# %% ../nbs/30_experiments.ipynb #0d12dad2
-import ast
-from fastcore.script import call_parse, store_true, Param
-_read = read_rows
