@@ -236,12 +236,18 @@ class AnomalyDL(DataLoader):
         self.rng,self.seed = random.Random(seed),seed
         if batch_tfms: self.batch_tfms = Pipeline(batch_tfms, split_idx=0)
 
-    def new(self, dataset=None, cls=None, **kwargs):
+    def new(self,
+        dataset=None, # Other images; None: the same
+        cls=None, # Another class of loader; None: the same
+        **kwargs # Arguments to change
+    ):
         "A copy with the same seed and transforms, and with the arguments that are given"
         same = dict(seed=self.seed, batch_tfms=self.batch_tfms)
         return super().new(dataset, cls, **{**same, **kwargs})
 
-    def create_batches(self, samps):
+    def create_batches(self,
+        samps # Positions in the dataset
+    ):
         "Batches of the images at positions `samps`"
         for i in chunked(samps, self.bs, drop_last=self.drop_last): yield self.dataset[i]
 

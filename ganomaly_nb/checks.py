@@ -62,7 +62,7 @@ settings_table = dict(
     inside     = (number, 0, False, 1),
     blur       = (number, 0, False, no_limit),
 )
-below_one = 'held_out','fpr','beta','level','tol' # these must stay below their largest value
+below_one = 'held_out','fpr','beta','level','tol' # stay below their largest value
 
 # %% ../nbs/91_checks.ipynb #da0112b8
 def expected(

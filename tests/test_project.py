@@ -182,7 +182,7 @@ def test_examples_follow_at_once():
             after = [o for o in nb.code if c.i<o.i<end and not o.hidden]
             tests = any(re.search(r'\btest_|\bassert\b|\bshow_|\bplot', o.source) for o in after)
             names = [n.name for n in defs(c.tree.body) if public(n) and not any('patch' in ast.unparse(d) for d in n.decorator_list)]
-                total += len(names)
+            total += len(names)
             late += [f'{c.where}: {n}' for n in names if not (tests and (re.fullmatch(called_by_others, n) or any(uses(o, n) for o in after)))]
     share = 1-len(late)/total
     print(f'{share:.3f} of {total} public names are tried before the next export')
