@@ -246,7 +246,7 @@ def say_how_to_go_on(self:ResumableLearner,
     for cb in cbs:
         if not isinstance(cb, CheckpointCallback) or not cb.written: continue
         print(f'stopped: {cb.file} holds {cb.written} epochs. Go on with the same call '
-              f'and resume={cb.file!r}', file=sys.stderr)
+              f'and resume={cb.file!r} (in a shell: --resume)', file=sys.stderr)
 
 # %% ../nbs/97_checkpoints.ipynb #95000018
 @patch

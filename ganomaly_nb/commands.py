@@ -4,23 +4,40 @@
 
 # %% ../nbs/09_commands.ipynb #5b1d7c94
 from __future__ import annotations
-import ast, csv, platform, sys, time
-from contextlib import contextmanager
+import ast, csv, io, os, platform, sys, time, warnings
+from argparse import Namespace
+from contextlib import contextmanager, redirect_stdout
 import pandas as pd
 from fastai.basics import *
-from fastai.data.transforms import get_image_files
 from fastcore.script import Param, call_parse, store_true
-from fastprogress.fastprogress import master_bar, progress_bar
+from . import __version__
+from .checks import *
+from .files import check_new_file, read_state, write_state
+from .checkpoints import CheckpointCallback
+from .images import image_files
 from .data import *
+from .losses import GANomalyLoss
 from .scoring import *
 from .learner import *
 from .evaluation import *
+from .controls import *
 
 # %% auto #0
-__all__ = ['one_line', 'check_out', 'read_folder', 'print_auroc', 'ganomaly_train', 'read_batch', 'score_rows', 'ganomaly_score',
-           'demo_digit', 'demo_row', 'plot_demo', 'ganomaly_demo', 'read_value', 'read_grid', 'ganomaly_experiment']
+__all__ = ['fail', 'one_line', 'on_terminal', 'note', 'show_progress', 'say', 'escaped_output', 'plain_warnings', 'console',
+           'check_out', 'find_checkpoint', 'read_folder', 'found_lines', 'check_training', 'start_training',
+           'EpochLines', 'run_training', 'rates', 'compare', 'model_card', 'write_model', 'read_card', 'train_model',
+           'ganomaly_train', 'is_pickle', 'open_model', 'images_at', 'read_batch', 'score_rows', 'csv_text',
+           'score_files', 'ganomaly_score', 'demo_digit', 'best_control', 'demo_row', 'plot_demo', 'check_demo',
+           'run_demo', 'ganomaly_demo', 'read_value', 'read_grid', 'check_grid_files', 'talk_aside', 'report',
+           'ganomaly_experiment']
 
 # %% ../nbs/09_commands.ipynb #5b1d7c97
+def fail(
+    text # What is wrong
+):
+    "End the command with one line on standard error and status 1"
+    raise SystemExit(' '.join(str(text).splitlines()))
+
 @contextmanager
 def one_line(
     *errors # Kinds of errors; none: `OSError`, `ValueError` and `TypeError`
@@ -28,7 +45,84 @@ def one_line(
     "In this context such an error ends the command with its message alone"
     errors = errors or (OSError,ValueError,TypeError)
     try: yield
-    except errors as e: raise SystemExit(str(e)) from None
+    except errors as e: raise SystemExit(' '.join(str(e).splitlines())) from None
+
+# %% ../nbs/09_commands.ipynb #09c00002
+def on_terminal()->bool: # Does somebody watch?
+    "Is standard error a terminal?"
+    return sys.stderr.isatty()
+
+def note(
+    text # One line
+):
+    "Print a line on standard error"
+    wipe = '\r\033[K' if on_terminal() else ''
+    print(f'{wipe}{text}', file=sys.stderr, flush=True)
+
+def show_progress(
+    what:str, # What is going on
+    i:int, # So many are done
+    n:int # Of so many
+):
+    "Draw a progress bar on standard error, if that is a terminal"
+    if not on_terminal(): return
+    bar = '#'*(20*i//n)
+    print(f'\r\033[K{what} [{bar:<20}] {i} of {n}', end='', file=sys.stderr, flush=True)
+
+# %% ../nbs/09_commands.ipynb #09c00005
+def say(
+    text, # A result
+    end:str='\n' # What follows it
+):
+    "Print on standard output; end the command if nobody reads it, or if it is full"
+    try: print(text, end=end, flush=True)
+    except BrokenPipeError: status = 0
+    except OSError as e: status = f'could not write to standard output: {e.strerror}'
+    else: return
+    # Python tries once more when it ends: that shall go nowhere
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(status)
+
+@contextmanager
+def escaped_output():
+    "In this context standard output escapes what it cannot encode"
+    out,can = sys.stdout,hasattr(sys.stdout, 'reconfigure')
+    errors = out.errors if can else None
+    if can: out.reconfigure(errors='backslashreplace')
+    try: yield
+    finally:
+        if can: out.reconfigure(errors=errors)
+
+# %% ../nbs/09_commands.ipynb #09c00008
+@contextmanager
+def plain_warnings():
+    "In this context a warning is a line on standard error, and said once"
+    seen = set()
+    def show(message, *args, **kwargs):
+        if str(message) not in seen: note(f'warning: {message}')
+        seen.add(str(message))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        warnings.simplefilter('always', UserWarning)
+        # speaks of the default rate of false alarms; the commands check the one given
+        warnings.filterwarnings('ignore', 'there will be no threshold')
+        warnings.showwarning = show
+        yield
+
+# %% ../nbs/09_commands.ipynb #09c0000b
+@contextmanager
+def console():
+    "A command runs in this context: whatever goes wrong is one line"
+    with plain_warnings(), escaped_output():
+        try:
+            with one_line(OSError, ValueError, FloatingPointError): yield
+        except KeyboardInterrupt as e:
+            note(str(e) or 'stopped by Ctrl-C')
+            raise SystemExit(130) from None
+        except (MemoryError,RuntimeError) as e:
+            if not isinstance(e, MemoryError) and 'memory' not in str(e): raise
+            fail('out of memory: try a smaller batch (--bs), smaller images (--size) '
+                 'or a smaller network (--nf, --nz)')
 
 # %% ../nbs/09_commands.ipynb #5b1d7c9a
 def check_out(
@@ -38,11 +132,27 @@ def check_out(
     "Exit unless `out` can be written"
     out = Path(out)
     folder = out.resolve().parent
-    if out.is_dir(): raise SystemExit(f'{out} is a folder: name a file')
-    if not folder.is_dir(): raise SystemExit(f'no such folder: {folder}')
+    if out.is_dir(): fail(f'{out} is a folder: name a file')
+    if not folder.is_dir(): fail(f'no such folder: {folder}')
+    if not os.access(folder, os.W_OK): fail(f'{folder} cannot be written to')
     if out.exists() and not overwrite:
-        raise SystemExit(f'{out} exists: pass --overwrite to replace it')
+        fail(f'{out} exists: pass --overwrite to replace it')
     return out
+
+# %% ../nbs/09_commands.ipynb #09c0000e
+def find_checkpoint(
+    out:Path, # The model that will be written
+    resume:bool, # Shall a training go on?
+    overwrite:bool # May the checkpoint of another training be replaced?
+)->Path: # Its checkpoint
+    "Exit if there is no checkpoint to go on from, or one that would be lost"
+    file = Path(f'{out}.checkpoint')
+    if resume and not file.exists():
+        fail(f'no training to go on with: there is no {file}')
+    if file.exists() and not resume and not overwrite:
+        fail(f'{file} exists, of a training that was stopped: '
+             'pass --resume to go on, or --overwrite to begin anew')
+    return file
 
 # %% ../nbs/09_commands.ipynb #5b1d7cc2
 def read_folder(
@@ -51,70 +161,236 @@ def read_folder(
     **kwargs # To `AnomalyDataLoaders.from_folder`
 )->AnomalyDataLoaders: # The loaders
     "Loaders of a folder; what was left out is listed on standard error"
+    if Path(path).is_file(): raise ValueError(f'{path} is a file, expected a folder')
     on_error = 'skip' if skip_errors else 'raise'
     dls = AnomalyDataLoaders.from_folder(path, on_error=on_error, **kwargs)
-    for reason in dls.skipped.values(): print(f'left out: {reason}', file=sys.stderr)
+    for reason in dls.skipped.values(): note(f'left out: {reason}')
     return dls
 
-# %% ../nbs/09_commands.ipynb #5b1d7c9d
-def print_auroc(
-    learn:AnomalyLearner # Trained
+def found_lines(
+    dls:AnomalyDataLoaders # The loaders
+)->list: # Texts
+    "What the loaders hold: so many images, read as what, in which folder"
+    table = dls.found
+    width = max(map(len, table.read_as))
+    return [f'{n:>7} {read_as:<{width}}  {folder}' for folder,read_as,n
+            in table.itertuples(index=False)]
+
+# %% ../nbs/09_commands.ipynb #09c00011
+def check_training(
+    s:Namespace # The arguments of `ganomaly_train`
 ):
-    "Print the AUROC of the test set, or why there is none"
-    test = learn.dls.test
-    if len(test.dataset.y.unique())<2:
-        print('no AUROC: the test set does not hold both normal and abnormal images')
-        return
-    with learn.no_bar(): scores,y = learn.get_preds(dl=test)
-    print(f'AUROC of {len(y)} test images: {auroc(y, scores):.3f}')
+    "Raise `ValueError` for the first setting that is wrong"
+    check_size(s.size)
+    check_nc(s.nc)
+    check_settings(epochs=s.epochs, bs=s.bs, nz=s.nz, nf=s.nf, lr=s.lr, fpr=s.fpr,
+                   held_out=s.held_out, seed=s.seed, white=s.white)
+    GANomalyLoss(s.w_adv, s.w_con, s.w_enc, s.norm)
+    make_score(None, s.score)
+
+def start_training(
+    s:Namespace # The arguments of `ganomaly_train`
+)->AnomalyLearner: # Not trained yet
+    "Read the folder, tell what is in it, and make the learner"
+    dls = read_folder(s.path, s.skip_errors, size=s.size, nc=s.nc, normal=s.normal,
+                      white=s.white, held_out=s.held_out, bs=s.bs, seed=s.seed)
+    for line in found_lines(dls): say(line)
+    conformal_threshold(torch.zeros(len(dls.valid.dataset)), s.fpr) # enough of them?
+    learn = ganomaly_learner(dls, nz=s.nz, nf=s.nf, lr=s.lr, w_adv=s.w_adv,
+                             w_con=s.w_con, w_enc=s.w_enc, norm=s.norm, score=s.score,
+                             seed=s.seed, path=Path(s.out).resolve().parent)
+    return learn.to_bf16() if s.bf16 else learn
+
+# %% ../nbs/09_commands.ipynb #09c00014
+class EpochLines(Callback):
+    "Tells on standard error how far a training is"
+    order,only_looks,remove_on_fetch = 70,True,True
+
+    def before_fit(self):
+        "Look at the clock"
+        self.start = time.perf_counter()
+
+    def after_batch(self):
+        "Move the bar"
+        if not self.training: return
+        show_progress(f'epoch {self.epoch+1} of {self.n_epoch}', self.iter+1, self.n_iter)
+
+    def after_epoch(self):
+        "A line with the training loss"
+        seconds = time.perf_counter()-self.start
+        loss = self.recorder.log[1]
+        note(f'epoch {self.epoch+1} of {self.n_epoch}: '
+             f'loss {loss:.4g} after {seconds:.0f} s')
+
+# %% ../nbs/09_commands.ipynb #09c00017
+def run_training(
+    learn:AnomalyLearner, # Ready to `fit`
+    epochs:int, # Epochs, those of the checkpoint included
+    checkpoint:Path, # Where its state is kept
+    resume:bool, # Go on from there?
+    overwrite:bool # May the checkpoint of another training be replaced?
+):
+    "Train, with a checkpoint after every epoch"
+    cbs = [CheckpointCallback(checkpoint, overwrite=overwrite), EpochLines()]
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(epochs, cbs=cbs, resume=checkpoint if resume else None)
+
+# %% ../nbs/09_commands.ipynb #5b1d7c9d
+def rates(
+    interp:AnomalyInterpretation # Of a test set with both labels, and with a threshold
+)->list: # Two texts
+    "False alarms, and what was found, at the threshold"
+    flags,y = interp.calibration.is_abnormal(interp.scores),interp.y
+    lines = []
+    for what,label in ('false alarms','normal'),('found','abnormal'):
+        its = flags[y==(label=='abnormal')]
+        k,n = int(its.sum()),len(its)
+        lines.append(f'{what}: {k} of {n} {label} images ({k/n:.0%})')
+    return lines
+
+def compare(
+    interp:AnomalyInterpretation # Of a test set with both labels
+)->list: # Texts
+    "AUROC with its interval, the best control, and what follows"
+    try: table = interp.against_controls()
+    except ValueError as e:
+        return [f'AUROC of {len(interp.y)} test images: {interp.auroc:.3f}',
+                f'no comparison with controls: {e}']
+    own,others = table.loc['model'],table.drop(index='model').value
+    interval = f'95% interval {own.low:.3f} to {own.high:.3f}'
+    return [f'AUROC of {len(interp.y)} test images: {own.value:.3f} ({interval})',
+            f'best control: {others.idxmax()} with {others.max():.3f}', verdict(table)]
+
+# %% ../nbs/09_commands.ipynb #09c0001b
+def model_card(
+    learn:AnomalyLearner # Trained and calibrated
+)->list: # Texts, a line each
+    "What a model was made of, and what it is worth"
+    d,kept = learn.dls,learn.recipe['settings']
+    settings = ', '.join(f'{k}={v}' for k,v in kept.items() if k!='memory')
+    pixels = f'{d.size} x {d.size} pixels with {d.nc} channels'
+    lines = [f'trained on {len(d.train.dataset)} images of {pixels}; {settings}',
+             str(learn.calibration)]
+    kinds = len(d.test.dataset.y.unique())
+    if kinds<2:
+        why = 'holds no images' if not kinds else f'holds {d.test_kinds[0][5:]} images only'
+        return [*lines, f'no AUROC: the test set {why}, it needs normal and abnormal ones']
+    interp = AnomalyInterpretation.from_learner(learn)
+    return [*lines, *rates(interp), *compare(interp)]
+
+# %% ../nbs/09_commands.ipynb #09c0001d
+def write_model(
+    learn:AnomalyLearner, # Trained and calibrated; its path is the folder of `out`
+    out:Path, # File to write
+    card:list, # Of `model_card`
+    overwrite:bool # May it be replaced?
+):
+    "Write safetensors with the card in the header, or a pickle if the name ends in .pkl"
+    check_new_file(out, overwrite)
+    if out.suffix=='.pkl': learn.export(out.name, overwrite=overwrite)
+    else: write_state(out, {**learn.model_state(), 'card':card}, 'model')
+
+def read_card(
+    model:Path # File that `ganomaly_train` wrote
+)->list: # Texts
+    "The card of a model; raises `ValueError` if it has none"
+    card = read_state(model, 'model').get('card')
+    if card: return card
+    raise ValueError(f'{model} has no card: only ganomaly_train writes one')
+
+# %% ../nbs/09_commands.ipynb #09c00020
+def train_model(
+    s:Namespace # The arguments of `ganomaly_train`
+):
+    "Check, read, train, calibrate, measure, write"
+    check_training(s)
+    out = check_out(s.out, s.overwrite)
+    checkpoint = find_checkpoint(out, s.resume, s.overwrite)
+    learn = start_training(s)
+    run_training(learn, s.epochs, checkpoint, s.resume, s.overwrite)
+    learn.calibrate(s.fpr)
+    card = model_card(learn)
+    write_model(learn, out, card, s.overwrite)
+    checkpoint.unlink()
+    for line in [*card, f'wrote {out}']: say(line)
 
 # %% ../nbs/09_commands.ipynb #5b1d7c9f
 @call_parse
 def ganomaly_train(
     path:Path, # Folder with train/normal, perhaps test/normal and test/<anything else>
-    out:Path='model.pkl', # File to write
+    out:Path='model.safetensors', # File to write; a name in .pkl: fastai's export
     size:int=64, # Side of the images in pixels: a power of two, at least 16
     nc:int=3, # Channels: 1 (grey) or 3 (RGB)
+    normal:str=None, # Name of the folders of normal images, if it is unusual
+    white:int=None, # Grey value that is white in 16-bit images; found if not given
     epochs:int=15, # Epochs to train
     bs:int=64, # Batch size
     nz:int=100, # Length of the latent vector
     nf:int=64, # Feature maps after the first convolution
     lr:float=2e-4, # Learning rate
+    w_adv:float=1, # Weight of the adversarial loss
+    w_con:float=50, # Weight of the contextual loss
+    w_enc:float=1, # Weight of the encoder loss
+    norm:str='code', # Distances of the authors' code, or of the paper
+    score:str='l1', # l1, mse, mahalanobis, activations or neighbours
     held_out:float=0.1, # Share of the normals set aside for the threshold
     fpr:float=0.05, # Rate of false alarms
     seed:int=0, # Of weights, split and batches
     bf16:store_true=False, # Train in bfloat16
+    resume:store_true=False, # Go on with a training that was stopped
     skip_errors:store_true=False, # Leave out unreadable images instead of stopping
-    overwrite:store_true=False, # Replace `out`
+    overwrite:store_true=False, # Replace `out`, and begin anew if it was stopped
+    version:Param('Print the version', action='version')=f'ganomaly_nb {__version__}'
 ):
     "Train GANomaly on a folder of normal images and write a model with its threshold"
-    out = check_out(out, overwrite)
-    with one_line(OSError, ValueError):
-        set_seed(seed)
-        dls = read_folder(path, skip_errors, size=size, nc=nc, bs=bs,
-                          held_out=held_out, seed=seed)
-        conformal_threshold(torch.zeros(len(dls.valid.dataset)), fpr) # enough of them?
-        learn = ganomaly_learner(dls, nz=nz, nf=nf, lr=lr, path=out.resolve().parent)
-    if bf16: learn.to_bf16()
-    with one_line(FloatingPointError): learn.fit(epochs)
-    print(learn.calibrate(fpr))
-    print_auroc(learn)
-    print(f'wrote {learn.export(out.name, overwrite=overwrite)}')
+    with console(): train_model(Namespace(**locals()))
+
+# %% ../nbs/09_commands.ipynb #09c00021
+def is_pickle(
+    file:Path # Any file
+)->bool: # Is it a pickle, by its name or its first bytes?
+    "Could opening the file with `torch.load` or `pickle` run code?"
+    with Path(file).open('rb') as f: start = f.read(2)
+    return Path(file).suffix=='.pkl' or start==b'PK' or start[:1]==b'\x80'
+
+def open_model(
+    model:Path, # File that `ganomaly_train`, `learn.save_model` or `learn.export` wrote
+    trust_pickle:bool # May a pickle be opened?
+)->AnomalyLearner: # On the CPU
+    "Read a model; raises `FileNotFoundError` or `ValueError`"
+    model = Path(model)
+    if model.is_dir(): raise ValueError(f'{model} is a folder, expected a model')
+    if not model.is_file(): raise FileNotFoundError(f'no such model: {model}')
+    if not is_pickle(model): return load_model(model)
+    if trust_pickle: return load_exported(model)
+    raise ValueError(f'{model} is a pickle, and a pickle can run any code when it is '
+                     'opened: pass --trust_pickle if you know who made it')
+
+# %% ../nbs/09_commands.ipynb #09c00024
+def images_at(
+    path:Path # An image, or a folder
+)->list: # Files
+    "The files to score; raises `FileNotFoundError` or `ValueError`"
+    path = Path(path)
+    if path.is_file(): return [path]
+    if not path.exists(): raise FileNotFoundError(f'no such folder or image: {path}')
+    files = image_files(path)
+    if not files: raise ValueError(f'no images in {path}')
+    return list(files)
 
 # %% ../nbs/09_commands.ipynb #5b1d7ca5
 def read_batch(
     files:list, # Image files
-    size:int, # Side in pixels
-    nc:int, # Channels: 1 (grey) or 3 (RGB)
+    dls:AnomalyDataLoaders, # Those of the model: size, channels and white
     skip_errors:bool # List unreadable files on standard error; False: exit
 )->tuple: # The files that could be read, and their pixels
     "Read a few image files"
     names,images = [],[]
     for f in files:
-        try: images.append(load_image(f, size, nc))
+        try: images.append(load_image(f, dls.size, dls.nc, white=dls.white))
         except (ValueError,OSError) as e:
-            if not skip_errors: raise SystemExit(str(e)) from None
-            print(f'left out: {e}', file=sys.stderr)
+            if not skip_errors: fail(e)
+            note(f'left out: {e}')
         else: names.append(f)
     return names,images
 
@@ -131,44 +407,82 @@ def score_rows(
     p,flags = cal.p_value(scores),cal.is_abnormal(scores).int().tolist()
     return [(f, f'{s:.6g}', f'{q:.4g}', o) for f,s,q,o in zip(files, scores, p, flags)]
 
+# %% ../nbs/09_commands.ipynb #09c00026
+def csv_text(
+    rows:list # Tuples
+)->str: # With a line end each
+    "Rows as CSV"
+    text = io.StringIO()
+    csv.writer(text, lineterminator='\n').writerows(rows)
+    return text.getvalue()
+
+def score_files(
+    learn:AnomalyLearner, # Trained
+    files:list, # Images
+    bs:int, # Batch size
+    skip_errors:bool # List unreadable images on standard error and go on
+):
+    "CSV on standard output; exits with status 1 if there is nothing to score"
+    say(csv_text([('file','score','p_value','is_abnormal')]), end='')
+    n,odd,seen = 0,0,0
+    for some in chunked(files, bs):
+        names,images = read_batch(some, learn.dls, skip_errors)
+        rows = score_rows(learn, names, images) if names else []
+        say(csv_text(rows), end='')
+        n,odd,seen = n+len(rows),odd+sum(r[3]==1 for r in rows),seen+len(some)
+        show_progress('scored', seen, len(files))
+    if not n: fail(f'none of {len(files)} images could be read')
+    found = f'{odd} abnormal' if learn.calibration else 'the model has no threshold'
+    note(f'scored {n} images: {found}, {len(files)-n} left out')
+
 # %% ../nbs/09_commands.ipynb #5b1d7ca9
 @call_parse
 def ganomaly_score(
-    model:Path, # File that `ganomaly_train` or `learn.export` wrote
-    folder:Path, # Folder whose images, at any depth, are scored
+    model:Path, # File that `ganomaly_train` wrote
+    path:Param('Image, or folder whose images, at any depth, are scored', Path,
+               opt=False, nargs='?')=None,
     bs:int=64, # Batch size
     skip_errors:store_true=False, # List unreadable images on standard error and go on
+    trust_pickle:store_true=False, # Open a pickle, which can run any code
+    card:store_true=False, # Print what the model was made of and what it is worth
+    version:Param('Print the version', action='version')=f'ganomaly_nb {__version__}'
 ):
-    "Score the images of a folder: CSV on standard output"
-    with one_line(OSError, ValueError):
-        learn = load_exported(model)
-        if not Path(folder).is_dir(): raise FileNotFoundError(f'no such folder: {folder}')
-    files = sorted(get_image_files(folder))
-    if not files: raise SystemExit(f'no images in {folder}')
-    table = csv.writer(sys.stdout, lineterminator='\n')
-    table.writerow(('file','score','p_value','is_abnormal'))
-    for some in chunked(files, bs):
-        names,images = read_batch(some, learn.dls.size, learn.dls.nc, skip_errors)
-        if names: table.writerows(score_rows(learn, names, images))
+    "Score an image, or the images of a folder: CSV on standard output"
+    with console():
+        check_settings(bs=bs)
+        learn = open_model(model, trust_pickle)
+        if card and path is not None: fail('--card takes a model only: leave the images out')
+        if card: return say('\n'.join(read_card(model)))
+        if path is None: fail('which images? Name an image or a folder after the model')
+        score_files(learn, images_at(path), bs, skip_errors)
 
 # %% ../nbs/09_commands.ipynb #5b1d7cae
 def demo_digit(
     digit:int, # The digit that is the anomaly, 0 to 9
     epochs:int, # Epochs to train
     seed:int, # Of weights, split and batches
-    path, # Folder of the learner's files
-    bar=None # Progress bar above the one of the epochs
+    path # Folder of the learner's files
 )->AnomalyInterpretation: # Of the test set
     "Train on nine of the ten digits"
     set_seed(seed)
     dls = AnomalyDataLoaders.from_digits(abnormal=digit, held_out=.1, bs=32, seed=seed)
     learn = ganomaly_learner(dls, nf=32, path=path)
     with learn.no_bar(), learn.no_logging():
-        shown = bar is not None
-        for _ in progress_bar(range(epochs), parent=bar, display=shown): learn.fit(1)
+        for i in range(epochs):
+            learn.fit(1)
+            show_progress(f'digit {digit}: epoch', i+1, epochs)
     return AnomalyInterpretation.from_learner(learn)
 
 # %% ../nbs/09_commands.ipynb #5b1d7cb0
+def best_control(
+    interp:AnomalyInterpretation # Of a labelled test set
+)->tuple: # Name and AUROC
+    "The score without a network that tells the test set apart best"
+    found = {name: auroc(interp.y, control_scores(fit_control(name, interp.learn.dls),
+                                                  interp.dl)) for name in controls}
+    name = max(found, key=found.get)
+    return name,found[name]
+
 def demo_row(
     interp:AnomalyInterpretation, # Of the digit's test set
     **settings # What it was trained with
@@ -182,6 +496,7 @@ def demo_row(
                 torch=torch.__version__, python=platform.python_version())
     found = dict(n_test=len(y), n_abnormal=int(y.sum()), auroc=interp.auroc,
                  auroc_low=low, auroc_high=high, auprc=interp.auprc)
+    found['control'],found['control_auroc'] = best_control(interp)
     return dict(data='digits', protocol='paper', score='l1') | settings | made | found
 
 # %% ../nbs/09_commands.ipynb #5b1d7cc0
@@ -205,31 +520,60 @@ def plot_demo(
     plt.savefig(out/'reconstructions.png', dpi=120)
     plt.close('all')
 
-# %% ../nbs/09_commands.ipynb #5b1d7cb2
+# %% ../nbs/09_commands.ipynb #09c00029
+def check_demo(
+    out:Path, # Folder of plots and table
+    epochs:int, # Epochs for each digit
+    digits:str, # Which digits take their turn
+    seed:int # Of everything
+):
+    "Raise `ValueError` for an argument of `ganomaly_demo` that is wrong"
+    check_settings(epochs=epochs, seed=seed)
+    known = set('0123456789')
+    if not digits or not set(digits)<=known or len(set(digits))<len(digits):
+        raise ValueError("digits must be some of '0123456789', each once, "
+                         f'found {digits!r}')
+    if Path(out).exists() and not Path(out).is_dir():
+        raise ValueError(f'{out} is a file, expected a folder')
+
+# %% ../nbs/09_commands.ipynb #09c0002b
+def run_demo(
+    out:Path, # Folder of plots and table
+    epochs:int, # Epochs for each digit
+    digits:str, # Which digits take their turn as the anomaly
+    seed:int # Of weights, splits and batches
+):
+    "Train on each digit, print what comes out, write plots"
+    out.mkdir(parents=True, exist_ok=True)
+    rows,interps = [],{}
+    for d in digits:
+        start = time.perf_counter()
+        interps[d] = demo_digit(int(d), epochs, seed, out)
+        row = demo_row(interps[d], abnormal=d, seed=seed, epochs=epochs)
+        rows.append(row | dict(seconds=round(time.perf_counter()-start, 1)))
+        if on_terminal(): note('')
+        say('digit {abnormal} as the anomaly: AUROC {auroc:.3f} '
+            '(95% interval {auroc_low:.3f} to {auroc_high:.3f}), '
+            'best control {control_auroc:.3f} ({control})'.format(**row))
+    plot_demo(interps, out)
+    table = pd.DataFrame(rows)
+    table.to_csv(out/'results.csv', index=False)
+    say(f'mean AUROC {table.auroc.mean():.3f}, of the best controls '
+        f'{table.control_auroc.mean():.3f}; plots and results.csv are in {out}')
+
 @call_parse
 def ganomaly_demo(
     out:Path='demo', # Folder of plots and table; those of an earlier demo are replaced
     epochs:int=10, # Epochs for each digit
     digits:str='0123456789', # Which digits take their turn as the anomaly
-    seed:int=0 # Of weights, splits and batches
+    seed:int=0, # Of weights, splits and batches
+    version:Param('Print the version', action='version')=f'ganomaly_nb {__version__}'
 ):
     "Train GANomaly on scikit-learn's digits, print AUROCs, write plots"
-    plt.switch_backend('Agg')
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    bar = master_bar(digits)
-    rows,interps = [],{}
-    for d in bar:
-        start = time.perf_counter()
-        interps[d] = demo_digit(int(d), epochs, seed, out, bar)
-        row = demo_row(interps[d], abnormal=d, seed=seed, epochs=epochs)
-        rows.append(row | dict(seconds=round(time.perf_counter()-start, 1)))
-        bar.write('digit {abnormal} as the anomaly: AUROC {auroc:.3f} '
-                  '(95% interval {auroc_low:.3f} to {auroc_high:.3f})'.format(**row))
-    plot_demo(interps, out)
-    table = pd.DataFrame(rows)
-    table.to_csv(out/'results.csv', index=False)
-    print(f'mean AUROC {table.auroc.mean():.3f}; plots and results.csv are in {out}')
+    with console():
+        check_demo(out, epochs, digits, seed)
+        plt.switch_backend('Agg')
+        run_demo(Path(out), epochs, digits, seed)
 
 # %% ../nbs/09_commands.ipynb #5b1d7cb5
 def read_value(
@@ -243,12 +587,45 @@ def read_grid(
     args:list # Texts `name=value,value`
 )->dict: # Name -> list of values, as `run_grid` takes
     "A grid from the command line; exits unless every argument is name=value"
-    bad = [a for a in args if '=' not in a]
-    if bad: raise SystemExit(f'settings must be name=value, found {bad}')
+    bad = [a for a in args if not a.partition('=')[0] or not a.partition('=')[2]]
+    if bad: fail(f'settings must be name=value, found {bad}')
     pairs = [a.split('=', 1) for a in args]
+    names = [name for name,_ in pairs]
+    twice = [o for o in names if names.count(o)>1]
+    if twice: fail(f'{twice[0]} is given twice: write {twice[0]}=value,value')
     return {name: [read_value(o) for o in values.split(',')] for name,values in pairs}
 
 # %% ../nbs/09_commands.ipynb #5b1d7cb7
+def check_grid_files(
+    file:Path, # CSV file to which rows are added
+    path:Path, # Where the data are; None: the sources' defaults
+    jobs:int # Processes
+):
+    "Raise an error for an argument of `ganomaly_experiment` that is wrong"
+    if jobs<1 and jobs!=-1:
+        raise ValueError(f'jobs must be at least 1, or -1 for all cores, found {jobs}')
+    check_new_file(file, overwrite=True)
+    if path is not None and not Path(path).is_dir():
+        raise FileNotFoundError(f'no such folder of data: {path}')
+
+@contextmanager
+def talk_aside():
+    "In this context what is printed goes to standard error, if that is a terminal"
+    with redirect_stdout(sys.stderr if on_terminal() else io.StringIO()): yield
+
+# %% ../nbs/09_commands.ipynb #09c0002e
+def report(
+    df:pd.DataFrame, # Results that did not fail
+    failed:pd.DataFrame # Of `failures`
+):
+    "Print results, and reasons of failures; exits with status 1 if there are any"
+    cols = ['model','data','abnormal','seed','scoring','auroc','auprc']
+    if len(df): say(df[cols].round(3).to_string(index=False))
+    note(f'{len(df)} experiments done, {len(failed)} failed')
+    for r in failed.itertuples():
+        note(f'failed: {r.model} {r.data} {r.abnormal} seed {r.seed} {r.scoring}: {r.error}')
+    if len(failed): fail('the failed ones are kept in the file: --retry runs them again')
+
 @call_parse
 def ganomaly_experiment(
     file:Path, # CSV file to which rows are added
@@ -257,14 +634,12 @@ def ganomaly_experiment(
     path:Path=None, # Where the data are
     weights:Path=None, # Folder of trained weights, kept for other scores
     retry:store_true=False, # Run failed experiments again
+    version:Param('Print the version', action='version')=f'ganomaly_nb {__version__}'
 ):
     "Run a grid of experiments, or the rest of it"
-    from ganomaly_nb.experiments import run_grid # the only import from a floor above
-    wanted = read_grid(grid)
-    with one_line(): df = run_grid(wanted, file, jobs, path, weights, retry=retry)
-    cols = ['model','data','abnormal','seed','scoring','auroc','auprc']
-    print(df[cols].round(3).to_string(index=False))
-    rows = pd.read_csv(file, dtype=str)
-    failed = rows[rows.error.notna()] if 'error' in rows else rows[:0]
-    for r in failed.itertuples():
-        print(f'failed: {r.model} {r.data} {r.abnormal} seed {r.seed}: {r.error}')
+    from ganomaly_nb.experiments import failures, run_grid # from a floor above
+    with console(), one_line():
+        wanted = read_grid(grid)
+        check_grid_files(file, path, jobs)
+        with talk_aside(): df = run_grid(wanted, file, jobs, path, weights, retry=retry)
+        report(df, failures(file))
