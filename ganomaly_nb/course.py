@@ -15,13 +15,15 @@ __all__ = ['exercises', 'exercise', 'score', 'run_lesson', 'confirm_solutions', 
 # %% ../nbs/50_course.ipynb #a8310979
 exercises = {} # those of the lesson that runs in this session, by name
 
-class _Empty(Exception): "An answer that still holds `...`"
+class _Empty(Exception):
+    "An answer that still holds `...`"
 
 def _filled(a):
-    "`a`, unless something in it was left empty; a function is watched, and must not return `...`"
+    "`a`, if nothing in it is `...`; a function is watched, and must not return `...`"
     if a is ...: raise _Empty
-    if isinstance(a, (list,tuple,dict)):
-        for o in a.values() if isinstance(a, dict) else a: _filled(o)
+    if isinstance(a, dict): parts = a.values()
+    else: parts = a if isinstance(a, (list,tuple)) else ()
+    for o in parts: _filled(o)
     if not isinstance(a, FunctionType): return a
     @wraps(a)
     def watched(*args, **kwargs): return _filled(a(*args, **kwargs))
@@ -29,24 +31,30 @@ def _filled(a):
 
 # %% ../nbs/50_course.ipynb #de71edf2
 class exercise:
-    "Decorates a check: a function that asserts what must hold, and returns why the answer is right"
+    "Decorates a check: a function that asserts what must hold, and says why it is right"
     def __init__(self,
-        check # Takes the answers; asserts with a hint as the message; returns the reason, a str
+        check # Takes the answers; asserts, with a hint as message; returns the reason, a str
     ):
-        self.check,self.name,self.outcomes,self.says = check,check.__name__.replace('_up', '-up').replace('_', ' '),[],''
+        self.check = check
+        self.name = check.__name__.replace('_up', '-up').replace('_', ' ')
+        self.outcomes = []
+        self.says = ''
         exercises[self.name] = self
 
     @property
-    def solved(self): return self.outcomes[-1:]==[True]
+    def solved(self):
+        "Was the last answer right?"
+        return self.outcomes[-1:]==[True]
 
     def __call__(self,
         *answers # What the student found
     ):
-        "Print in one sentence whether the answers are right; `outcomes` keeps None (empty), False or True"
+        "Say in one sentence if the answers are right; `outcomes` keeps None, False or True"
         try: solved,says = True,f'right. {self.check(*map(_filled, answers))}'
         except _Empty: solved,says = None,'not answered yet'
         except AssertionError as e: solved,says = False,f'not yet. {e}'
-        except Exception as e: solved,says = False,f'not yet. The check stopped with {type(e).__name__}: {e}'
+        except Exception as e:
+            solved,says = False,f'not yet. The check stopped with {type(e).__name__}: {e}'
         self.outcomes.append(solved)
         self.says = f'{self.name}: {says}'
         print(self.says)
@@ -55,55 +63,74 @@ class exercise:
 def score():
     "Print how many exercises of this lesson are solved, and which are open"
     todo = [k for k,e in exercises.items() if not e.solved]
-    print(f'{len(exercises)-len(todo)} of {len(exercises)} exercises solved' + (f'; open: {", ".join(todo)}' if todo else ''))
+    still = f'; open: {", ".join(todo)}' if todo else ''
+    print(f'{len(exercises)-len(todo)} of {len(exercises)} exercises solved{still}')
 
 # %% ../nbs/50_course.ipynb #30f2004e
 def run_lesson(
     path # The lesson, a notebook
 ):
-    "Run the cells of a lesson quietly in this notebook, so that its exercises can be answered here"
+    "Run a lesson quietly in this notebook, so that its exercises can be answered here"
     from IPython import get_ipython
     from IPython.utils.capture import capture_output
     import matplotlib.pyplot as plt
     shell = get_ipython()
+    nb = json.loads(Path(path).read_text(encoding='utf-8'))
+    code = [''.join(c['source']) for c in nb['cells'] if c['cell_type']=='code']
     exercises.clear()
     with capture_output():
-        for c in json.loads(Path(path).read_text(encoding='utf-8'))['cells']:
-            if c['cell_type']=='code': exec(shell.transform_cell(''.join(c['source'])), shell.user_ns)
+        for source in code: exec(shell.transform_cell(source), shell.user_ns)
         plt.close('all')
     score()
 
 def confirm_solutions():
-    "Of every exercise: the starter was empty, a wrong answer was refused, and the last answer is right"
+    "Of each exercise: the starter was empty, all wrong answers were refused, the last is right"
     for k,e in exercises.items():
-        assert e.outcomes[:1]==[None], f'{k}: the starter should be empty, found {e.outcomes}'
-        assert False in e.outcomes, f'{k}: no wrong answer was refused, found {e.outcomes}'
+        found = f'found {e.outcomes}'
+        assert e.outcomes[:1]==[None], f'{k}: the starter should be empty, {found}'
+        assert False in e.outcomes, f'{k}: no wrong answer was refused, {found}'
         assert e.solved, f'the solution was not accepted: {e.says}'
+        refused = all(o is False for o in e.outcomes[1:-1])
+        assert refused, f'{k}: not every wrong answer was refused, {found}'
     score()
 
 # %% ../nbs/50_course.ipynb #d97078a5
 def _check_cells(nb):
     "The cells that hold a check, by the name of its function"
-    return {m[1]:c for c in nb.cells if c.cell_type=='code' and (m := re.search(r'^@exercise\s*\ndef (\w+)', c.source, re.M))}
+    code = [c for c in nb.cells if c.cell_type=='code']
+    found = [re.search(r'^@exercise\s*\ndef (\w+)', c.source, re.M) for c in code]
+    return {m[1]:c for m,c in zip(found, code) if m}
 
+_ask = """import json
+from ganomaly_nb.course import exercises
+print(json.dumps([e.check.__name__ for e in exercises.values() if e.solved]))"""
+
+def _solved(file, checks, timeout):
+    "Names of the exercises that a student's notebook solves, by the checks of the lesson"
+    import nbformat
+    from nbclient import NotebookClient
+    nb = nbformat.read(file, as_version=4)
+    for k,c in _check_cells(nb).items(): c.source = checks[k].source if k in checks else ''
+    nb.cells.append(nbformat.v4.new_code_cell(_ask))
+    quiet = dict(kernel_name='python3', extra_arguments=['--log-level=ERROR'])
+    NotebookClient(nb, timeout=timeout, allow_errors=True, **quiet).execute()
+    return json.loads(nb.cells[-1].outputs[-1].text)
+
+# %% ../nbs/50_course.ipynb #5e1f0a03
 def grade(
     lesson, # The lesson as it was handed out, a notebook
     folder, # The students' notebooks
     timeout:int=600 # Seconds that a cell may take
-): # DataFrame: a row for each notebook, a column for each exercise, True where it is solved
-    "Run the checks of a lesson on every notebook of a folder"
-    import nbformat, pandas as pd
-    from nbclient import NotebookClient
-    files,checks = sorted(Path(folder).glob('*.ipynb')),_check_cells(nbformat.read(lesson, as_version=4))
+): # DataFrame: a row for each notebook, a column for each exercise, True if solved
+    "Run a lesson's checks on all notebooks of a folder; `FileNotFoundError` if it has none"
+    import nbformat
+    import pandas as pd
+    files = sorted(Path(folder).glob('*.ipynb'))
     if not files: raise FileNotFoundError(f'no notebooks in {folder}')
-    ask = 'import json; from ganomaly_nb.course import exercises; print(json.dumps([e.check.__name__ for e in exercises.values() if e.solved]))'
+    checks = _check_cells(nbformat.read(lesson, as_version=4))
     table = pd.DataFrame(False, index=[f.stem for f in files], columns=list(checks))
     for f in files:
-        try:
-            nb = nbformat.read(f, as_version=4)
-            for k,c in _check_cells(nb).items(): c.source = checks[k].source if k in checks else ''
-            nb.cells.append(nbformat.v4.new_code_cell(ask))
-            NotebookClient(nb, timeout=timeout, allow_errors=True, kernel_name='python3', extra_arguments=['--log-level=ERROR']).execute()
-            for k in json.loads(nb.cells[-1].outputs[-1].text): table.loc[f.stem,k] = True
-        except Exception as e: print(f'{f.name} did not run to its end: {type(e).__name__}')
+        try: table.loc[f.stem,_solved(f, checks, timeout)] = True
+        except Exception as e:
+            print(f'{f.name} did not run to its end: {type(e).__name__}')
     return table
