@@ -338,7 +338,8 @@ def simulate_scans(
     **kwargs
 )->L: # `Scan`s
     "X-ray many random bags, each with one threat or none"
-    check_settings(n=n, seed=seed, n_workers=n_workers)
+    check_settings(seed=seed, n_workers=n_workers)
+    if n!=0: check_settings(n=n) # none is a number of scans, too
     kinds = known_kinds(kinds)
     items = [(seed+i, kinds[i%len(kinds)] if kinds else ()) for i in range(n)]
     make = partial(simulate_item, **kwargs)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Callable, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
-from .projection import attenuation, materials
+from .projection import attenuation
 
 # %% auto #0
 __all__ = ['shapes', 'part_columns', 'Solid', 'pose', 'moved', 'box', 'disc', 'rod', 'outline', 'wire', 'arc', 'zigzag', 'extent',
