@@ -209,6 +209,13 @@ def test_numbers_of_scans_are_checked(name, value, no_work):
     with pytest.raises(ValueError, match=f'{name} must be a whole number'): simulate_scans(**{'n':3, name:value})
 
 
+@pytest.mark.parametrize('colour,ndim', [(True,3), (False,2), (np.True_,3), (np.False_,2)])
+def test_colour_has_an_effect(colour, ndim):
+    "Three channels, or the grey of one energy"
+    assert simulate_scan(0, px_per_cm=2., colour=colour).image.ndim==ndim
+    assert {s.image.ndim for s in simulate_scans(2, px_per_cm=2., colour=colour)}=={ndim}
+
+
 def test_bounds_are_allowed():
     assert len(simulate_scans(0))==0
     assert simulate_scan(2**32-1, px_per_cm=.5, photons=1, contrast=1e-300).mask.sum()==0

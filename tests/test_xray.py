@@ -243,6 +243,18 @@ def test_failures_are_not_kept(tmp_path, folder):
     assert loaders(tmp_path/'moved', 'raise').skipped=={}
 
 
+@pytest.mark.parametrize('make', [from_scans,partial(AnomalyDataLoaders.from_full_scans, nc=1, size=32, bs=8)], ids=['patches','full'])
+def test_white_belongs_to_the_set(make, tmp_path):
+    "Twelve bits are found from all scans, so a dim scan stays dim; or white is said, and the cache knows it"
+    for i in range(14): Image.fromarray(np.full((80,100), 4000 if i==5 else 1000, np.uint16)).save(tmp_path/f'{i:02}.png')
+    scans = [Scan(f) for f in files(tmp_path)]
+    def brightest(**kwargs):
+        dls = make(scans, cache=tmp_path/'cache', **kwargs)
+        return dls.white,[x.max() for x in dls.train.dataset.images.scans]
+    for kwargs,white in ((dict(),4095), (dict(white=16383),16383)): assert brightest(**kwargs)==(white, [(4000 if i==5 else 1000)*255//white for i in range(14)])
+    with pytest.raises(ValueError, match='white must be'): make(scans, white=0)
+
+
 def shown(dls): return {k:(o.dataset.kinds=='gun').sum() for k,o in zip(('train','valid','test'), dls.loaders)}
 
 options = dict(size=dict(size=16), stride=dict(stride=8), scale=dict(scale=.5), iou=dict(iou=.8), min_content=dict(min_content=.9), n_train=dict(n_train=8), held_out=dict(held_out=.4),

@@ -13,6 +13,7 @@ import matplotlib.patches as mpatches, pandas as pd
 from ..checks import check_settings
 from ..data import *
 from ..evaluation import auprc, auroc, bootstrap_ci
+from ..images import find_white
 from ..windows import Windows, heat_map, read_pictures, share_in, window_boxes
 
 # %% auto #0
@@ -247,6 +248,15 @@ def _unseen(scans, cut, side):
             if (name,s.bag) not in shown: res.append(f'{name}: {s.kinds[i]}')
     return res
 
+def _warn_of(unseen):
+    "Warn of threats that no patch shows"
+    if not unseen: return
+    kinds = Counter(name.rpartition(': ')[2] for name in unseen)
+    counts = ', '.join(f'{n} x {k}' for k,n in kinds.items())
+    some = '; '.join(unseen[:3])+'; ...'*(len(unseen)>3)
+    warn(f'no test patch shows {counts}: not in the results. Change scale, size, stride '
+         f'or iou, or pass their crops. All are in dls.unseen: {some}', stacklevel=4)
+
 # %% ../../nbs/20_scans.ipynb #33ff0958
 @delegates(AnomalyDataLoaders.from_sets, keep=True, but=['train','valid','test'])
 def _loaders(cls,
@@ -273,6 +283,7 @@ def _loaders(cls,
     sets = [PatchSet(patches, abnormal[r], idxs=r, stats=stats) for r in rows]
     dls = cls.from_sets(*sets, seed=seed, **kwargs)
     dls.skipped,dls.unseen = bad,_unseen(scans, cut, side)
+    _warn_of(dls.unseen)
     return dls
 
 # %% ../../nbs/20_scans.ipynb #2d9f64a1
@@ -280,6 +291,12 @@ def _check_shares(**shares):
     "`ValueError` naming a share that is not in 0 to 1"
     for name,share in shares.items():
         if not 0<=share<=1: raise ValueError(f'{name} must lie in 0 to 1, found {share}')
+
+def _white_of(scans, white):
+    "Grey value of white: as said, or found from all scans in files"
+    check_settings(white=white)
+    files = [s.image for s in scans if isinstance(s.image, (str,os.PathLike))]
+    return white if white or not files else find_white(files)
 
 def _check_scans(scans, test, crops=()):
     "`ValueError`: misfits of `test`, other threats in one picture, a crop of many"
@@ -302,15 +319,6 @@ def _whole(scan, x, before):
     kind = ' + '.join(sorted(set(scan.kinds))) or 'normal'
     return [[0,0,x.shape[2],x.shape[1]]],[kind],[]
 
-def _warn_of(unseen):
-    "Warn of threats that no patch shows"
-    if not unseen: return
-    kinds = Counter(name.rpartition(': ')[2] for name in unseen)
-    counts = ', '.join(f'{n} x {k}' for k,n in kinds.items())
-    some = '; '.join(unseen[:3])+'; ...'*(len(unseen)>3)
-    warn(f'no test patch shows {counts}: not in the results. Change scale, size, stride '
-         f'or iou, or pass their crops. All are in dls.unseen: {some}', stacklevel=3)
-
 # %% ../../nbs/20_scans.ipynb #6bd3a8e5
 @patch(cls_method=True)
 @delegates(_loaders, keep=True, but=['scans','cut','bad'])
@@ -326,6 +334,7 @@ def from_scans(cls:AnomalyDataLoaders,
     test:list|None=None, # For each: test with it? None: those with threats, 1/5 of others
     on_error:str='raise', # A scan that cannot be used: 'raise', or 'skip': `dls.skipped`
     cache=None, # Folder of the cache of decoded scans
+    white:int|None=None, # Grey value of white beyond 8 bits; None: found from all files
     **kwargs
 )->AnomalyDataLoaders: # The loaders; `dls.test.dataset.kinds`: what each test patch shows
     "The UBA protocol: windows, labelled by IoU, split by bag; warns of unseen threats"
@@ -336,12 +345,11 @@ def from_scans(cls:AnomalyDataLoaders,
     bags = {s.bag for s in scans} # a crop goes where its bag goes
     if test is not None: test = [*test, *[c.bag not in bags for c in crops]]
     how_to = partial(_windows, size=size, stride=stride, iou=iou, min_content=min_content)
-    how = dict(nc=nc, on_error=on_error, cache=cache)
+    how = dict(nc=nc, on_error=on_error, cache=cache, white=_white_of(scans+crops, white))
     cut,bad = _cut(scans, how_to, scale=scale, **how)
     more,worse = _cut(crops, _whole, what='crop', size=size, **how)
-    dls = _loaders(cls, scans+crops, cut+more, {**bad,**worse}, test, **kwargs)
-    _warn_of(dls.unseen)
-    return dls
+    kwargs.update(test=test, white=how['white'])
+    return _loaders(cls, scans+crops, cut+more, {**bad,**worse}, **kwargs)
 
 # %% ../../nbs/20_scans.ipynb #213f276b
 @patch(cls_method=True)
@@ -353,14 +361,17 @@ def from_full_scans(cls:AnomalyDataLoaders,
     test:list|None=None, # For each: test with it? None: those with threats, 1/5 of others
     on_error:str='raise', # A scan that cannot be used: 'raise', or 'skip': `dls.skipped`
     cache=None, # Folder of the cache of decoded scans
+    white:int|None=None, # Grey value of white beyond 8 bits; None: found from all files
     **kwargs
 )->AnomalyDataLoaders: # The loaders; `dls.test.dataset.kinds`: what each test scan holds
     "The FFOB protocol: whole scans, squeezed to a square"
     scans = L(scans)
     check_size(size)
     _check_scans(scans, test)
-    cut,bad = _cut(scans, _whole, size=size, nc=nc, on_error=on_error, cache=cache)
-    return _loaders(cls, scans, cut, bad, test, **kwargs)
+    white = _white_of(scans, white)
+    how = dict(nc=nc, on_error=on_error, cache=cache, white=white)
+    cut,bad = _cut(scans, _whole, size=size, **how)
+    return _loaders(cls, scans, cut, bad, test, white=white, **kwargs)
 
 # %% ../../nbs/20_scans.ipynb #73ea7e3e
 def _bag_interval(metric, y, s, bags, level, n, seed):

@@ -22,7 +22,8 @@ _all_ = ['Solid','pose','moved','box','disc','rod','outline','wire','extent','re
 
 # %% ../../nbs/22_simulator.ipynb #5cfbcc2c
 def ring(
-    w:float, h:float, # Width and height in cm
+    w:float, # Width in cm
+    h:float, # Height in cm
     r:float # Radius of its corners in cm
 )->np.ndarray: # (33, 2) in cm, the last point is the first
     "Closed outline of a rounded rectangle"
@@ -61,7 +62,9 @@ def wheel(
 
 def rims(
     rng:np.random.Generator, # Decides how well they are closed
-    W:float, H:float, r:float # Width, height and radius of the suitcase in cm
+    W:float, # Width of the suitcase in cm
+    H:float, # Its height in cm
+    r:float # Radius of its corners in cm
 )->list: # `Solid`s
     "The rims of both shells, the first with a wire"
     thing = []
@@ -98,7 +101,8 @@ def rivets(
 
 def pull(
     rng:np.random.Generator, # Decides where it lies
-    W:float, H:float # Width and height of the suitcase in cm
+    W:float, # Width of the suitcase in cm
+    H:float # Its height in cm
 )->Solid:
     "The pull of a zip"
     x,y = rng.uniform([-.4*W,-.45*H], [.4*W,.45*H])
@@ -131,7 +135,8 @@ def suitcase(
 # %% ../../nbs/22_simulator.ipynb #47703c76
 def strap(
     rng:np.random.Generator, # Decides how it hangs
-    W:float, H:float # Width and height of the backpack in cm
+    W:float, # Width of the backpack in cm
+    H:float # Its height in cm
 )->list: # `Solid`s
     "A strap of a backpack with two buckles"
     belt = [(5,1-H/2), (rng.uniform(8, 10),-.25*H), (.38*W,0), (.43*W,.35*H)]
@@ -185,7 +190,9 @@ def briefcase(
 # %% ../../nbs/22_simulator.ipynb #9c3a95a5
 def fold(
     rng:np.random.Generator, # Decides size and place
-    w:float, h:float, t:float # Width, height and thickness of the garment in cm
+    w:float, # Width of the garment in cm
+    h:float, # Its height in cm
+    t:float # Its thickness in cm
 )->Solid:
     "A fold of a garment"
     a,b = rng.uniform(.3, 1)*w,rng.uniform(.15, .5)*h
@@ -195,7 +202,8 @@ def fold(
 
 def garment(
     rng:np.random.Generator, # Decides size, folds and place
-    W:float, H:float # Width and height of the room in the bag in cm
+    W:float, # Width of the room in the bag in cm
+    H:float # Its height in cm
 )->list: # `Solid`s
     "A shirt with buttons, trousers with a zip, or something plain, somewhere in a bag"
     w,h = rng.uniform(.35, .85)*W,rng.uniform(.3, .65)*H
@@ -212,7 +220,8 @@ def garment(
 # %% ../../nbs/22_simulator.ipynb #158fca37
 def within(
     thing:list, # `Solid`s
-    W:float, H:float, # Width and height of the room in cm
+    W:float, # Width of the room in cm
+    H:float, # Its height in cm
     rng:np.random.Generator, # Decides where
     tilt:float # Out of the plane, in radians
 )->list: # The same, in the room
@@ -338,7 +347,8 @@ def simulate_scans(
     **kwargs
 )->L: # `Scan`s
     "X-ray many random bags, each with one threat or none"
-    check_settings(n=n, seed=seed, n_workers=n_workers)
+    check_settings(seed=seed, n_workers=n_workers)
+    if n!=0: check_settings(n=n) # none is a number of scans, too
     kinds = known_kinds(kinds)
     items = [(seed+i, kinds[i%len(kinds)] if kinds else ()) for i in range(n)]
     make = partial(simulate_item, **kwargs)

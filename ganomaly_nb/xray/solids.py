@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Callable, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
-from .projection import attenuation, materials
+from .projection import attenuation
 
 # %% auto #0
 __all__ = ['shapes', 'part_columns', 'Solid', 'pose', 'moved', 'box', 'disc', 'rod', 'outline', 'wire', 'arc', 'zigzag', 'extent',
@@ -38,7 +38,8 @@ def pose(
 # %% ../../nbs/21a_solids.ipynb #5ae21321
 def moved(
     thing:list, # `Solid`s
-    *args, **kwargs # To `pose`
+    *args, # To `pose`
+    **kwargs # To `pose`
 )->list: # The same, elsewhere
     "Move a thing as a whole"
     M = pose(*args, **kwargs)
@@ -64,9 +65,15 @@ def profile(
 # %% ../../nbs/21a_solids.ipynb #4c13c589
 def solid_from_rim(
     material:str, # One of `materials`
-    w, h, # Width and height in cm
+    w, # Width in cm
+    h, # Height in cm
     to_rim:Callable, # From coordinates u, v in cm to the distance to the rim
-    t, x, y, angle, rounded, wall # As in `box`
+    t, # Thickness in cm
+    x, # As in `box`
+    y, # As in `box`
+    angle, # As in `box`
+    rounded, # As in `box`
+    wall # As in `box`
 )->Solid:
     "A solid from the distance to its rim in its own coordinates"
     def thickness(P, x0, y0, x1, y1):
@@ -84,8 +91,12 @@ def solid_from_rim(
 # %% ../../nbs/21a_solids.ipynb #56845660
 def box(
     material:str, # One of `materials`
-    w, h, t, # Width, height and thickness in cm
-    x=0, y=0, angle=0, # Where its middle lies, in cm, and how it is turned, in radians
+    w, # Width in cm
+    h, # Height in cm
+    t, # Thickness in cm
+    x=0, # Middle, to the right, in cm
+    y=0, # Middle, down, in cm
+    angle=0, # Clockwise, in radians
     r=0, # Radius of the corners in cm
     rounded=False, # Round in section, like a pillow, or flat?
     wall=None # Hollow, with walls of so many cm; None: solid
@@ -101,8 +112,12 @@ def box(
 # %% ../../nbs/21a_solids.ipynb #e7471c65
 def disc(
     material:str, # One of `materials`
-    w, h, t, # Width, height and thickness in cm
-    x=0, y=0, angle=0, # As in `box`
+    w, # Width in cm
+    h, # Height in cm
+    t, # Thickness in cm
+    x=0, # Middle, to the right, in cm
+    y=0, # Middle, down, in cm
+    angle=0, # Clockwise, in radians
     rounded=False, # An ellipsoid, or flat?
     wall=None # As in `box`
 )->Solid:
@@ -114,8 +129,11 @@ def disc(
 # %% ../../nbs/21a_solids.ipynb #5863a783
 def rod(
     material:str, # One of `materials`
-    length, d, # Length and diameter in cm
-    x=0, y=0, angle=0, # As in `box`
+    length, # In cm
+    d, # Diameter in cm
+    x=0, # Middle, to the right, in cm
+    y=0, # Middle, down, in cm
+    angle=0, # Clockwise, in radians
     wall=None # A tube with walls of so many cm; None: solid
 )->Solid:
     "A lying cylinder"
@@ -134,7 +152,9 @@ def drawn_solid(
     t:float, # Thickness in cm
     draw:Callable, # Takes a Pillow drawing, points in its pixels, and pixels per cm
     margin:float, # How far the drawing reaches beyond the points, in cm
-    x, y, angle # As in `box`
+    x, # Of its origin, to the right, in cm
+    y, # Of its origin, down, in cm
+    angle # Clockwise, in radians
 )->Solid:
     "A flat solid that Pillow draws"
     points = np.asarray(points, float)
@@ -154,7 +174,9 @@ def outline(
     material:str, # One of `materials`
     points, # (n, 2) in cm
     t, # Thickness in cm
-    x=0, y=0, angle=0 # As in `box`
+    x=0, # Of its origin, to the right, in cm
+    y=0, # Of its origin, down, in cm
+    angle=0 # Clockwise, in radians
 )->Solid:
     "A sheet, cut along points"
     def draw(pen, at, px_per_cm): pen.polygon(at, fill=255)
@@ -166,7 +188,9 @@ def wire(
     points, # (n, 2) in cm
     width, # In cm
     t=None, # Mean thickness in cm; None: that of a round wire
-    x=0, y=0, angle=0 # As in `box`
+    x=0, # Of its origin, to the right, in cm
+    y=0, # Of its origin, down, in cm
+    angle=0 # Clockwise, in radians
 )->Solid:
     "A line through points"
     def draw(pen, at, px_per_cm):
@@ -175,9 +199,12 @@ def wire(
 
 # %% ../../nbs/21a_solids.ipynb #dfbbae24
 def arc(
-    x, y, # Middle in cm
-    rx, ry, # Half of the width and of the height of the ellipse in cm
-    a0, a1, # First and last angle, clockwise from the right, in radians
+    x, # Middle, to the right, in cm
+    y, # Middle, down, in cm
+    rx, # Half of the width of the ellipse in cm
+    ry, # Half of its height in cm
+    a0, # First angle, clockwise from the right, in radians
+    a1, # Last angle
     n=16 # How many points
 )->np.ndarray: # (n, 2) in cm
     "Points on an ellipse"
@@ -186,7 +213,8 @@ def arc(
 
 # %% ../../nbs/21a_solids.ipynb #e103c796
 def zigzag(
-    x0, x1, # From left to right, in cm
+    x0, # Left end in cm
+    x1, # Right end in cm
     y, # Height of its middle in cm
     height, # How far it goes up and down from there, in cm
     step # From one point to the next, in cm
@@ -223,7 +251,8 @@ def cloth(
 # %% ../../nbs/21a_solids.ipynb #9b05c520
 def piece_of(
     cloth:np.ndarray, # (side, side)
-    h:int, w:int, # Height and width of the piece in pixels
+    h:int, # Height of the piece in pixels
+    w:int, # Width of the piece in pixels
     rng:np.random.Generator # Decides which
 )->np.ndarray: # (h, w)
     "A random piece of a cloth, turned or mirrored"
@@ -245,7 +274,8 @@ def extent(
 def region_of(
     solid:Solid, # What is drawn
     P:np.ndarray, # (3, 3) from its coordinates to pixels
-    h:int, w:int # Height and width of the picture in pixels
+    h:int, # Height of the picture in pixels
+    w:int # Width of the picture in pixels
 )->tuple: # x0, y0, x1, y1 in pixels; empty where the solid is outside
     "The part of a picture that a solid may touch"
     at = solid.corners@P[:2,:2].T+P[:2,2]

@@ -229,7 +229,8 @@ chip_thickness = dict(copper=.05, aluminium=.3, board=.3, steel=.06)
 
 def chip(
     rng:np.random.Generator, # Decides size, material and place
-    w:float, h:float # Width and height of the board in cm
+    w:float, # Width of the board in cm
+    h:float # Height of the board in cm
 )->Solid:
     "A chip somewhere on a board"
     a = rng.uniform(.3, min(2.2, w/3))
@@ -241,7 +242,8 @@ def chip(
 
 def board(
     rng:np.random.Generator, # Decides its chips
-    w:float, h:float, # Width and height in cm
+    w:float, # Width in cm
+    h:float, # Height in cm
     n:int # Number of chips
 )->list: # `Solid`s
     "A circuit board with chips"
@@ -268,8 +270,11 @@ def cable(
 
 # %% ../../nbs/21b_things.ipynb #4148e4db
 def battery_cell(
-    w:float, h:float, # Width and height in cm
-    copper:float, plastic:float, aluminium:float, # Thickness in cm
+    w:float, # Width in cm
+    h:float, # Height in cm
+    copper:float, # Thickness in cm
+    plastic:float, # Thickness in cm
+    aluminium:float, # Thickness in cm
     wall:float # Of the aluminium case in cm
 )->list: # `Solid`s
     "A flat cell of a battery"
@@ -438,7 +443,8 @@ def can(
 # %% ../../nbs/21b_things.ipynb #c95c835c
 def tube(
     rng:np.random.Generator, # Decides if its cap is of metal
-    L:float, d:float # Length and width in cm
+    L:float, # Length in cm
+    d:float # Width in cm
 )->list: # `Solid`s
     "A tube of cream"
     thing = parts(
