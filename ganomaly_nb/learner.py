@@ -213,7 +213,7 @@ def fitted_score(self:AnomalyLearner):
     if not len(d):
         raise ValueError('this score must be fitted to normals, '
                          'but there are no training images')
-    some = ImageSet(d.images, idxs=d.idxs[:f.memory], stats=d.stats)
+    some = ImageSet(d.images, idxs=d.idxs[:score_func.memory], stats=d.stats)
     dl = self.dls.train.new(some, shuffle=False, drop_last=False)
     with evaluating(get_model(self.model)) as m:
         score_func.fit(torch.cat([score_func.difference(m(x)) for x, in dl]))
@@ -473,11 +473,12 @@ def __setstate__(self:AnomalyLearner, state):
 @contextmanager
 def without_data(self:AnomalyLearner):
     "In this context the learner is what `export` writes: no images, folders, open files"
-    kept = {k:getattr(self, k) for k in ('_dls','opt','path')}
+    kept = {k:getattr(self, k) for k in ('_dls','opt','path','__stored_args__')}
     with self.removed_cbs(self._grab_cbs(CSVLogger)):
         self._end_cleanup()
         try:
             self.opt,self.path,self._dls = None,Path(),self.dls.new_empty()
+            self.__stored_args__ = {**self.__stored_args__, 'path':None}
             self._dls.path = Path()
             yield self
         finally: vars(self).update(kept)
