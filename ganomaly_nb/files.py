@@ -85,7 +85,7 @@ def pack_list(
     name:str # Where in the nest we are
 ): # A list, or a note that stands for one
     "Pack a list; many numbers become one tensor"
-    if len(obj)>32 and all(type(o) is float for o in obj):
+    if len(obj)>32 and all(isinstance(o, float) for o in obj):
         tensors[name] = torch.tensor(obj, dtype=torch.float64)
         return {'#floats':name}
     if len(obj)>32 and all(isinstance(o, Tensor) and not o.ndim for o in obj):

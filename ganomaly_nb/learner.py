@@ -473,11 +473,12 @@ def __setstate__(self:AnomalyLearner, state):
 @contextmanager
 def without_data(self:AnomalyLearner):
     "In this context the learner is what `export` writes: no images, folders, open files"
-    kept = {k:getattr(self, k) for k in ('_dls','opt','path')}
+    kept = {k:getattr(self, k) for k in ('_dls','opt','path','__stored_args__')}
     with self.removed_cbs(self._grab_cbs(CSVLogger)):
         self._end_cleanup()
         try:
             self.opt,self.path,self._dls = None,Path(),self.dls.new_empty()
+            self.__stored_args__ = {**self.__stored_args__, 'path':None}
             self._dls.path = Path()
             yield self
         finally: vars(self).update(kept)
