@@ -273,8 +273,8 @@ def model_card(
              str(learn.calibration)]
     kinds = len(d.test.dataset.y.unique())
     if kinds<2:
-        why = 'holds no images' if not kinds else f'holds {d.test_kinds[0][5:]} images only'
-        return [*lines, f'no AUROC: the test set {why}, it needs normal and abnormal ones']
+        its = f'{d.test_kinds[0][5:]} images only' if kinds else 'no images'
+        return [*lines, f'no AUROC: the test set holds {its}, and both kinds are needed']
     interp = AnomalyInterpretation.from_learner(learn)
     return [*lines, *rates(interp), *compare(interp)]
 
@@ -451,7 +451,7 @@ def ganomaly_score(
     with console():
         check_settings(bs=bs)
         learn = open_model(model, trust_pickle)
-        if card and path is not None: fail('--card takes a model only: leave the images out')
+        if card and path is not None: fail('--card takes a model and no images')
         if card: return say('\n'.join(read_card(model)))
         if path is None: fail('which images? Name an image or a folder after the model')
         score_files(learn, images_at(path), bs, skip_errors)
@@ -561,6 +561,7 @@ def run_demo(
     say(f'mean AUROC {table.auroc.mean():.3f}, of the best controls '
         f'{table.control_auroc.mean():.3f}; plots and results.csv are in {out}')
 
+# %% ../nbs/09_commands.ipynb #09c00030
 @call_parse
 def ganomaly_demo(
     out:Path='demo', # Folder of plots and table; those of an earlier demo are replaced
@@ -623,7 +624,8 @@ def report(
     if len(df): say(df[cols].round(3).to_string(index=False))
     note(f'{len(df)} experiments done, {len(failed)} failed')
     for r in failed.itertuples():
-        note(f'failed: {r.model} {r.data} {r.abnormal} seed {r.seed} {r.scoring}: {r.error}')
+        what = f'{r.model} {r.data} {r.abnormal} seed {r.seed} {r.scoring}'
+        note(f'failed: {what}: {r.error}')
     if len(failed): fail('the failed ones are kept in the file: --retry runs them again')
 
 @call_parse
