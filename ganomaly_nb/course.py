@@ -33,7 +33,7 @@ def _filled(a):
 class exercise:
     "Decorates a check: a function that asserts what must hold, and says why it is right"
     def __init__(self,
-        check # Takes the answers; asserts, with a hint as message; returns the reason, a str
+        check # Takes the answers; asserts, with hints; returns the reason, a str
     ):
         self.check = check
         self.name = check.__name__.replace('_up', '-up').replace('_', ' ')
@@ -49,7 +49,7 @@ class exercise:
     def __call__(self,
         *answers # What the student found
     ):
-        "Say in one sentence if the answers are right; `outcomes` keeps None, False or True"
+        "Say in one sentence if all is right; `outcomes` keeps None, False or True"
         try: solved,says = True,f'right. {self.check(*map(_filled, answers))}'
         except _Empty: solved,says = None,'not answered yet'
         except AssertionError as e: solved,says = False,f'not yet. {e}'
@@ -84,7 +84,7 @@ def run_lesson(
     score()
 
 def confirm_solutions():
-    "Of each exercise: the starter was empty, all wrong answers were refused, the last is right"
+    "Of each exercise: an empty starter, all wrong answers refused, the last one right"
     for k,e in exercises.items():
         found = f'found {e.outcomes}'
         assert e.outcomes[:1]==[None], f'{k}: the starter should be empty, {found}'
@@ -110,7 +110,8 @@ def _solved(file, checks, timeout):
     import nbformat
     from nbclient import NotebookClient
     nb = nbformat.read(file, as_version=4)
-    for k,c in _check_cells(nb).items(): c.source = checks[k].source if k in checks else ''
+    for k,c in _check_cells(nb).items():
+        c.source = checks[k].source if k in checks else ''
     nb.cells.append(nbformat.v4.new_code_cell(_ask))
     quiet = dict(kernel_name='python3', extra_arguments=['--log-level=ERROR'])
     NotebookClient(nb, timeout=timeout, allow_errors=True, **quiet).execute()
@@ -122,7 +123,7 @@ def grade(
     folder, # The students' notebooks
     timeout:int=600 # Seconds that a cell may take
 ): # DataFrame: a row for each notebook, a column for each exercise, True if solved
-    "Run a lesson's checks on all notebooks of a folder; `FileNotFoundError` if it has none"
+    "Run a lesson's checks on a folder of notebooks; `FileNotFoundError` if it has none"
     import nbformat
     import pandas as pd
     files = sorted(Path(folder).glob('*.ipynb'))

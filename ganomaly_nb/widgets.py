@@ -5,159 +5,171 @@
 # %% ../nbs/40_widgets.ipynb #271f7ed4
 from __future__ import annotations
 import base64, html, io, itertools, textwrap, time
-import pandas as pd, sklearn.metrics as skm
-from copy import copy
 from fastai.basics import *
 from fastai.data.transforms import get_image_files
 try: import ipywidgets
 except ImportError as e:
     raise ImportError('widgets need ipywidgets: pip install ganomaly_nb[widgets]') from e
-from ipywidgets import Box, Dropdown, FileUpload, FloatSlider, HTML, Image, IntSlider, Layout, VBox
+from ipywidgets import Box, Dropdown, FileUpload, FloatSlider, HTML, Image, IntSlider
+from ipywidgets import Layout, VBox
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image as PILImage, UnidentifiedImageError
-from torchvision.transforms.v2.functional import gaussian_blur
+from PIL import Image as PILImage
 from .data import *
-from .networks import GANomaly
 from .training import TermsCallback
-from .scoring import *
 from .learner import *
 from .evaluation import AnomalyInterpretation
-from .baselines.vae import VAE
 from .baselines.anogan import AnoGAN
-from .baselines.egbad import EGBAD
+from .probes import *
+_all_ = ['score_all', 'borrow', 'examine', 'outcomes', 'switched', 'coders', 'codes',
+         'directions', 'latent_path', 'corrupt', 'smooth_curve', 'read_upload']
 
 # %% auto #0
-__all__ = ['score_all', 'borrow', 'examine', 'Panel', 'outcomes', 'switched', 'threshold_explorer', 'coders', 'codes',
-           'reconstruction_browser', 'directions', 'latent_path', 'latent_walk', 'corrupt', 'corruption_lab',
-           'smooth_curve', 'TrainingDashboard', 'read_upload', 'scorer']
+__all__ = ['Panel', 'threshold_explorer', 'reconstruction_browser', 'latent_walk', 'corruption_lab', 'TrainingDashboard',
+           'scorer', 'score_all', 'borrow', 'examine', 'outcomes', 'switched', 'coders', 'codes', 'directions',
+           'latent_path', 'corrupt', 'smooth_curve', 'read_upload']
 
-# %% ../nbs/40_widgets.ipynb #b8e53fcb
-def score_all(
-    learn:AnomalyLearner, # The learner
-    dl:AnomalyDL # Loader of images
-)->Tensor: # Scores (N,), in the order of its dataset, on the CPU
-    "Scores of all images of a loader, also in the middle of a training: not even random numbers are drawn"
-    return torch.cat([tensor([]), *[learn.reconstruct(dl, i)[3].float() for i in chunked(range(len(dl.dataset)), dl.bs)]])
+# %% ../nbs/40_widgets.ipynb #96762d31
+def _wide(name):
+    "What all controls have: a label with room for it"
+    layout = Layout(width='340px', max_width='100%')
+    style = dict(description_width='92px')
+    return dict(description=name, tooltip=name, style=style, layout=layout)
 
-def borrow(
-    learn:AnomalyLearner # Any learner of this package
-)->AnomalyLearner: # Shares everything but the calibration
-    "A copy of the learner that is calibrated; raises `ValueError` if there are too few held-out normals for that"
-    if not isinstance(learn, AnomalyLearner): raise TypeError(f'a widget needs an AnomalyLearner, found {type(learn).__name__}')
-    learn = copy(learn)
-    if learn.calibration is None: learn.calibrate(scores=score_all(learn, learn.dls.valid))
-    return learn
+def _slider(name, value, lo, hi, n):
+    "A labelled slider of numbers from `lo` to `hi` in `n` steps"
+    if not lo<=value<=hi:
+        raise ValueError(f'{name} must lie between {lo:.4g} and {hi:.4g}, found {value}')
+    step = (hi-lo)/n
+    digits = max(0, math.ceil(-math.log10(step)))
+    form = dict(readout_format=f'.{digits}f', **_wide(name))
+    return FloatSlider(value, min=lo, max=hi, step=step, **form)
 
-# %% ../nbs/40_widgets.ipynb #272ea41f
-def examine(
-    learn:AnomalyLearner, # A calibrated learner
-    dl:AnomalyDL, # Loader of images
-    i:int=0 # Position in its dataset
-)->SimpleNamespace: # x, x_hat (C, H, W) in [0, 1], map (H, W), score, percentile (0 to 100), p_value, label
-    "Reconstruction, score and verdict of one image"
-    x,x_hat,m,s = [o.float() for o in learn.reconstruct(dl, [i])]
-    cal = learn.calibration
-    return SimpleNamespace(x=x[0], x_hat=x_hat[0], map=m[0], score=s.item(), percentile=100*(cal.scores<s).float().mean().item(),
-                           p_value=cal.p_value(s).item(), label=learn.dls.vocab[int(cal.is_abnormal(s))])
+def _picker(name, value, n):
+    "A labelled slider of `n` positions"
+    if not 0<=value<n:
+        raise ValueError(f'{name} must be a position from 0 to {n-1}, found {value}')
+    return IntSlider(value, min=0, max=n-1, **_wide(name))
 
-# %% ../nbs/40_widgets.ipynb #a7d04f4b
+# %% ../nbs/40_widgets.ipynb #400a0001
 def _png(fig):
-    "Draw a figure; if only its animated artists have changed since the last time, only those"
+    "Draw a figure; if only animated artists have changed since the last time, only those"
     canvas,f = fig.canvas,io.BytesIO()
     if fig.stale:
         canvas.draw()
-        fig.still,fig.moving = canvas.copy_from_bbox(fig.bbox),fig.findobj(lambda a: a.get_animated())
+        fig.still = canvas.copy_from_bbox(fig.bbox)
+        fig.moving = fig.findobj(lambda a: a.get_animated())
     canvas.restore_region(fig.still)
     for a in fig.moving: a.axes.draw_artist(a)
-    PILImage.fromarray(np.asarray(canvas.buffer_rgba())).save(f, 'png', compress_level=1)
+    pixels = np.asarray(canvas.buffer_rgba())
+    PILImage.fromarray(pixels).save(f, 'png', compress_level=1)
     return f.getvalue()
 
-def _flow(children, gap): return Box(children, layout=Layout(display='flex', flex_flow='row wrap', align_items='center', grid_gap=gap))
+def _flow(children, gap):
+    "Children side by side, in as many rows as they need"
+    flow = dict(display='flex', flex_flow='row wrap', align_items='center')
+    return Box(children, layout=Layout(grid_gap=gap, **flow))
 
+def _spoken(facts):
+    "Names and values as HTML; a screen reader says what changes"
+    style = 'display:flex;flex-wrap:wrap;gap:2px 24px;line-height:1.6'
+    pairs = [(html.escape(k), html.escape(str(v))) for k,v in facts.items()]
+    words = ''.join(f'<span>{k} <b>{v}</b></span>' for k,v in pairs)
+    return f'<div role="status" style="{style}">{words}</div>'
+
+# %% ../nbs/40_widgets.ipynb #a7d04f4b
 class Panel(VBox):
     "Controls, numbers and pictures"
     def __init__(self,
         controls:dict, # Widgets with a `value`, by name
         figures:list, # Figures of matplotlib, not those of pyplot
-        update # Gets the values of the controls by name, changes the figures, returns a dict of what to say
+        update # Gets the controls' values by name, changes the figures, returns a dict
     ):
         self.controls,self.figures,self.update = AttrDict(controls),figures,update
-        self.images,self.text = [Image(layout=Layout(max_width='100%')) for _ in figures],HTML()
+        self.images = [Image(layout=Layout(max_width='100%')) for _ in figures]
+        self.text = HTML()
         self.pictures = _flow(self.images, '8px')
-        for fig in figures: FigureCanvasAgg(fig); fig.moving = [] # a canvas without a window
+        for fig in figures:
+            FigureCanvasAgg(fig) # a canvas without a window
+            fig.moving = []
         self.refresh()
         for c in controls.values(): c.observe(self.refresh, 'value')
-        super().__init__([_flow(list(controls.values()), '2px 20px'), self.text, self.pictures], layout=Layout(max_width='780px'))
+        children = [_flow(list(controls.values()), '2px 20px'), self.text, self.pictures]
+        super().__init__(children, layout=Layout(max_width='780px'))
 
-    def refresh(self, _=None):
-        "Bring numbers and figures up to date; bad input becomes a message in place of the figures"
+    def refresh(self,
+        _=None # What has changed: not needed
+    ):
+        "Bring numbers and figures up to date; bad input becomes a message in their place"
         try: self.facts = self.update(**{k:c.value for k,c in self.controls.items()})
         except (ValueError,OSError) as e: self.facts = {'error':str(e)}
         for fig,image in zip(self.figures, self.images):
             if fig.stale or any(a.stale for a in fig.moving): image.value = _png(fig)
         self.pictures.layout.display = 'none' if 'error' in self.facts else 'flex'
-        words = ''.join(f'<span>{html.escape(k)} <b>{html.escape(str(v))}</b></span>' for k,v in self.facts.items())
-        self.text.value = f'<div role="status" style="display:flex;flex-wrap:wrap;gap:2px 24px;line-height:1.6">{words}</div>' # a screen reader says what changes
+        self.text.value = _spoken(self.facts)
 
 # %% ../nbs/40_widgets.ipynb #b22f240d
 @patch(as_prop=True)
-def words(self:Panel): # The numbers as one line of text
+def words(self:Panel)->str:
+    "The numbers as one line of text"
     return '; '.join(f'{k} {v}' for k,v in self.facts.items())
+
+def _headline(text, width):
+    "Text as a picture `width` pixels wide"
+    lines = textwrap.wrap(text, width//6)
+    fig = Figure(figsize=(width/80,.22*len(lines)+.08), dpi=80)
+    fig.text(.01, .5, '\n'.join(lines), va='center', fontsize=9)
+    FigureCanvasAgg(fig)
+    return _png(fig)
 
 @patch
 def static(self:Panel,
     width:int=720 # Pixels; a figure that does not fit beside the others goes below
 )->PILImage.Image: # On white, with a palette that keeps it small
     "Numbers and figures as one picture"
-    lines = textwrap.wrap(self.words, width//6)
-    head = Figure(figsize=(width/80,.22*len(lines)+.08), dpi=80)
-    head.text(.01, .5, '\n'.join(lines), va='center', fontsize=9)
-    FigureCanvasAgg(head)
-    pngs,places,x,y,below = [_png(head)] + [o.value for o in self.images if 'error' not in self.facts],[],0,0,0
+    pngs = [_headline(self.words, width)]
+    if 'error' not in self.facts: pngs += [o.value for o in self.images]
     ims = [PILImage.open(io.BytesIO(o)).convert('RGB') for o in pngs]
+    places,x,y,below = [],0,0,0
     for im in ims:
         if x and x+im.width>width: x,y = 0,below
         places.append((x,y))
-        x,below = x+im.width,max(below, y+im.height)
-    out = PILImage.new('RGB', (max(p[0]+im.width for p,im in zip(places, ims)), below), 'white')
+        x += im.width
+        below = max(below, y+im.height)
+    right = max(x+im.width for (x,_),im in zip(places, ims))
+    out = PILImage.new('RGB', (right,below), 'white')
     for p,im in zip(places, ims): out.paste(im, p)
     return out.quantize(128, PILImage.Quantize.MAXCOVERAGE)
 
+# %% ../nbs/40_widgets.ipynb #40000015
 @patch
 def _repr_mimebundle_(self:Panel, **kwargs):
     "The live view, the picture, and the numbers as text"
     f = io.BytesIO()
     self.static().save(f, 'png', optimize=True)
+    png = base64.b64encode(f.getvalue()).decode()
     live = super(Panel, self)._repr_mimebundle_(**kwargs)
-    return {**live, 'text/plain':self.words, 'image/png':base64.b64encode(f.getvalue()).decode()},{'image/png':{'alt':self.words}}
-
-# %% ../nbs/40_widgets.ipynb #96762d31
-def _wide(name): return dict(description=name, tooltip=name, style=dict(description_width='92px'), layout=Layout(width='340px', max_width='100%'))
-
-def _slider(name, value, lo, hi, n):
-    "A labelled slider of numbers from `lo` to `hi` in `n` steps"
-    if not lo<=value<=hi: raise ValueError(f'{name} must lie between {lo:.4g} and {hi:.4g}, found {value}')
-    step = (hi-lo)/n
-    return FloatSlider(value, min=lo, max=hi, step=step, readout_format=f'.{max(0, math.ceil(-math.log10(step)))}f', **_wide(name))
-
-def _picker(name, value, n):
-    "A labelled slider of `n` positions"
-    if not 0<=value<n: raise ValueError(f'{name} must be a position from 0 to {n-1}, found {value}')
-    return IntSlider(value, min=0, max=n-1, **_wide(name))
+    data = {**live, 'text/plain':self.words, 'image/png':png}
+    return data,{'image/png':{'alt':self.words}}
 
 # %% ../nbs/40_widgets.ipynb #35de4053
 def _image_row(names, size, inches):
-    "A figure with a row of square images, and a function of position, image (None: leave it empty) and title"
+    "A row of square images, and a function of position, image (None: empty) and title"
     fig = Figure(figsize=(inches*len(names),inches+.28), dpi=80)
     axs = fig.subplots(1, len(names), squeeze=False)[0]
     fig.subplots_adjust(.01, .02, .99, inches/(inches+.28), .06)
-    ims = [ax.imshow(np.ones((size,size)), vmin=0, **(dict(cmap='magma', vmax=.5) if name=='difference' else dict(cmap='gray', vmax=1))) for ax,name in zip(axs, names)]
-    for ax,name in zip(axs, names): ax.set(xticks=[], yticks=[]); ax.set_title(name, fontsize=8)
+    ims = []
+    for ax,name in zip(axs, names):
+        cmap,vmax = ('magma',.5) if name=='difference' else ('gray',1)
+        ims.append(ax.imshow(np.ones((size,size)), cmap=cmap, vmin=0, vmax=vmax))
+        ax.set(xticks=[], yticks=[])
+        ax.set_title(name, fontsize=8)
     def show(k, x, title=None):
         axs[k].set_visible(x is not None)
-        if x is not None: ims[k].set_data((x.permute(1,2,0).squeeze(-1) if x.ndim==3 else x).numpy())
         if title is not None: axs[k].set_title(title, fontsize=8)
+        if x is None: return
+        if x.ndim==3: x = x.permute(1,2,0).squeeze(-1)
+        ims[k].set_data(x.numpy())
     return fig,show
 
 def _axes(width=3., height=1.6, left=.5):
@@ -169,19 +181,28 @@ def _axes(width=3., height=1.6, left=.5):
     for o in (ax.xaxis.label,ax.yaxis.label): o.set_size(8)
     return fig,ax
 
-def _legend(ax): ax.legend(fontsize=7, loc='lower left', bbox_to_anchor=(0,1), ncols=4, frameon=False, columnspacing=1.2, handlelength=1.4)
+# %% ../nbs/40_widgets.ipynb #40000019
+def _legend(ax):
+    "A legend above the axes"
+    tight = dict(ncols=4, frameon=False, columnspacing=1.2, handlelength=1.4)
+    ax.legend(fontsize=7, loc='lower left', bbox_to_anchor=(0,1), **tight)
 
 def _score_figure(cal, *names):
-    "Histogram of the held-out normals with a mark for each name, and a function of as many scores"
+    "Histogram of the held-out normals, and a function that puts a mark for each name"
     fig,ax = _axes(left=.15)
     ax.hist(cal.scores.numpy(), 30, color='tab:blue', alpha=.5)
     ax.axvline(cal.threshold, color='k', ls='--', lw=1, label='threshold')
-    marks = [ax.axvline(cal.threshold, color=c, lw=2.5, label=name, animated=True) for name,c in zip(names, ('tab:orange','tab:green'))]
+    marks = []
+    for name,c in zip(names, ('tab:orange','tab:green')):
+        look = dict(color=c, lw=2.5, label=name, animated=True)
+        marks.append(ax.axvline(cal.threshold, **look))
     lo,hi = ax.get_xlim()
-    ax.set(xlabel='anomaly score; bars: held-out normals', yticks=[]); _legend(ax)
+    ax.set(xlabel='anomaly score; bars: held-out normals', yticks=[])
+    _legend(ax)
     def mark(*scores):
         for m,s in zip(marks, scores): m.set_xdata([s,s])
-        wide = min(lo, *scores),max(hi, *[s+.05*(hi-lo) for s in scores])
+        right = [s+.05*(hi-lo) for s in scores]
+        wide = min(lo, *scores),max(hi, *right)
         if wide!=ax.get_xlim(): ax.set_xlim(wide)
     return fig,mark
 
@@ -191,94 +212,90 @@ def _images(learn, dl):
     if not len(dl.dataset): raise ValueError('no images to show: this loader is empty')
     return dl
 
-def _image(dl, i): return dl.dataset[[i]][0][0].cpu()/255 # (C, H, W) in [0, 1]
-
-# %% ../nbs/40_widgets.ipynb #574aa99d
-def outcomes(
-    y:Tensor, # Labels (N,): 0 normal, 1 abnormal
-    s:Tensor, # Scores (N,)
-    phi:float # Scores above it are flagged
-)->np.ndarray: # Counts (2, 2). Rows: normal, abnormal. Columns: passed, flagged
-    "The confusion matrix at a threshold"
-    return skm.confusion_matrix(y, s>phi, labels=[0,1])
-
-def switched(
-    s:Tensor, # Scores (N,)
-    phi:float, # One threshold
-    ref:float # Another one
-)->list: # Positions, the nearest to `phi` first
-    "The images that two thresholds judge differently"
-    i = ((s>phi)!=(s>ref)).nonzero().flatten()
-    return i[(s[i]-phi).abs().argsort(stable=True)].tolist()
+def _image(dl, i):
+    "One image of a loader, (C, H, W) in [0, 1]"
+    return dl.dataset[[i]][0][0].cpu()/255
 
 # %% ../nbs/40_widgets.ipynb #23dc50a7
 def _decision_figures(interp):
-    "Histogram, ROC curve and confusion matrix, and a function of threshold, counts (2, 2) and their shares of each row"
-    (hist,a),(roc,b),(table,c) = [_axes(w, 2.1, left) for w,left in ((3.7,.55),(2.3,.5),(2.4,.7))]
-    interp.plot_scores(a); interp.plot_roc(b)
-    line = a.axvline(interp.learn.calibration.threshold, color='tab:orange', lw=2.5, label='phi', animated=True); _legend(a)
-    point, = b.plot([0], [0], 'o', ms=8, color='tab:orange', animated=True); b.legend(fontsize=7, loc='lower right')
-    cells = c.imshow(np.zeros((2,2)), cmap='Blues', vmin=0, vmax=1.5)
-    c.set(xticks=[0,1], xticklabels=['passed','flagged'], yticks=[0,1], yticklabels=interp.learn.dls.vocab)
-    texts = [[c.text(j, i, '', ha='center', va='center', fontsize=9) for j in (0,1)] for i in (0,1)]
+    "Histogram, ROC curve, confusion matrix; a function of threshold, counts and shares"
+    hist,a = _axes(3.7, 2.1, .55)
+    roc,b = _axes(2.3, 2.1, .5)
+    table,c = _axes(2.4, 2.1, .7)
+    moving = dict(color='tab:orange', animated=True)
+    interp.plot_scores(a)
+    line = a.axvline(interp.learn.calibration.threshold, lw=2.5, label='phi', **moving)
+    _legend(a)
+    interp.plot_roc(b)
+    point, = b.plot([0], [0], 'o', ms=8, **moving)
+    b.legend(fontsize=7, loc='lower right')
+    shades = c.imshow(np.zeros((2,2)), cmap='Blues', vmin=0, vmax=1.5)
+    c.set(xticks=[0,1], xticklabels=['passed','flagged'])
+    c.set(yticks=[0,1], yticklabels=interp.learn.dls.vocab)
+    places = list(itertools.product((0,1), (0,1)))
+    centred = dict(ha='center', va='center', fontsize=9)
+    texts = {(i,j):c.text(j, i, '', **centred) for i,j in places}
     def draw(phi, counts, rates):
-        line.set_xdata([phi,phi]); point.set_data(*[[o] for o in rates[:,1]]); cells.set_data(rates)
-        for i,j in itertools.product((0,1), (0,1)): texts[i][j].set_text(f'{counts[i,j]}\n{rates[i,j]:.1%}')
+        line.set_xdata([phi,phi])
+        false,caught = rates[:,1]
+        point.set_data([false], [caught])
+        shades.set_data(rates)
+        for at in places: texts[at].set_text(f'{counts[at]}\n{rates[at]:.1%}')
     return [hist,roc,table],draw
 
+# %% ../nbs/40_widgets.ipynb #400a0002
+def _moved_figure(learn, dl, s, n):
+    "Room for `n` images that change sides, and a function of their positions"
+    row,show = _image_row(['']*n, learn.dls.size, 8.4/n)
+    text = 'move the slider: images that change sides appear here'
+    hint = row.text(.5, .5, text, ha='center', fontsize=9, color='grey')
+    y,vocab = dl.dataset.y,learn.dls.vocab
+    def draw(moved):
+        hint.set_visible(not moved)
+        for k in range(len(moved), n): show(k, None)
+        for k,i in enumerate(moved[:n]):
+            show(k, _image(dl, i), f'{vocab[int(y[i])]} {s[i]:.3g}')
+    return row,draw
+
+def _threshold_slider(s, ref, phi):
+    "A slider over all scores that can stop at `ref`"
+    lo,hi = min(s.min().item(), ref),max(s.max().item(), ref)
+    if not lo<hi: raise ValueError(f'no threshold to move: all scores are {lo:.4g}')
+    step = (hi-lo)/200
+    below,above = math.ceil((ref-lo)/step),math.ceil((hi-ref)/step)
+    lo,hi = ref-step*below,ref+step*above
+    return _slider('threshold phi', ref if phi is None else phi, lo, hi, below+above)
+
+# %% ../nbs/40_widgets.ipynb #400a0003
 def threshold_explorer(
     learn:AnomalyLearner, # A trained learner
     dl:AnomalyDL|None=None, # Loader of labelled images; None: `learn.dls.test`
     phi:float|None=None, # Where the slider starts; None: at the calibrated threshold
     n:int=8 # Show at most so many of the images that change sides
 )->Panel:
-    "Move the threshold over histogram, ROC curve and confusion matrix; see which images the calibrated threshold judges differently"
+    "Move the threshold; see counts, rates, and whom the calibrated one judges otherwise"
     learn = borrow(learn)
     dl,ref = _images(learn, dl),learn.calibration.threshold
     s,y = score_all(learn, dl),dl.dataset.y
-    lo,hi = min(s.min().item(), ref),max(s.max().item(), ref)
-    if not lo<hi: raise ValueError(f'no threshold to move: all scores are {lo:.4g}')
+    slider = _threshold_slider(s, ref, phi)
     figs,draw = _decision_figures(AnomalyInterpretation(learn, dl, s, y))
-    row,show = _image_row(['']*n, learn.dls.size, 8.4/n)
-    hint = row.text(.5, .5, 'move the slider: images that change sides appear here', ha='center', fontsize=9, color='grey')
+    row,show_moved = _moved_figure(learn, dl, s, n)
     def update(phi):
         counts,moved = outcomes(y, s, phi),switched(s, phi, ref)
-        rates = counts/counts.sum(1, keepdims=True)
+        totals = counts.sum(1, keepdims=True)
+        rates = counts/totals
         draw(phi, counts, rates)
-        hint.set_visible(not moved)
-        for k in range(n):
-            if k>=len(moved): show(k, None)
-            else: show(k, _image(dl, moved[k]), f'{learn.dls.vocab[int(y[moved[k]])]} {s[moved[k]]:.3g}')
-        (_,false),(_,caught) = [[f'{o} of {c.sum()} ({r:.1%})' for o,r in zip(c, p)] for c,p in zip(counts, rates)]
-        return {'threshold':f'{phi:.4g}', 'false alarms':false, 'caught':caught, 'change sides':f'{len(moved)}{", now "+("flagged" if phi<ref else "passed") if moved else ""}'}
-    step = (hi-lo)/200
-    lo,hi = ref-step*math.ceil((ref-lo)/step),ref+step*math.ceil((hi-ref)/step) # so that the slider can stop at `ref`
-    return Panel(dict(phi=_slider('threshold phi', ref if phi is None else phi, lo, hi, round((hi-lo)/step))), [*figs,row], update)
-
-# %% ../nbs/40_widgets.ipynb #0286a149
-def coders(
-    model:nn.Module # A `GANomaly`, `VAE` or `EGBAD`
-)->tuple: # Three functions: image to code, code to image, reconstruction to code
-    "Encoder, decoder and second encoder of a model; raises `TypeError` if it has none"
-    if isinstance(model, GANomaly): return model.generator.encoder1,model.generator.decoder,model.generator.encoder2
-    if isinstance(model, VAE): return model.features,model.decoder,model.features
-    if isinstance(model, EGBAD): return model.encoder,model.generator,model.encoder
-    raise TypeError(f'{type(model).__name__} has no encoder: this needs a GANomaly, VAE or EGBAD')
-
-def codes(
-    learn:AnomalyLearner, # Its model is one that `coders` knows
-    dl:AnomalyDL, # Loader of images
-    idxs:list # Positions in its dataset
-)->tuple: # z and z_hat, each (len(idxs), nz), on the CPU
-    "Codes of images and of their reconstructions"
-    encode,decode,encode2 = coders(get_model(learn.model))
-    with evaluating(get_model(learn.model)) as m:
-        z = encode(dl.after_batch(to_device(dl.dataset[idxs], next(m.parameters()).device))[0])
-        return z.float().cpu(),encode2(decode(z)).float().cpu()
+        show_moved(moved)
+        columns = zip(counts[:,1], totals[:,0], rates[:,1])
+        false,caught = [f'{c} of {total} ({r:.1%})' for c,total,r in columns]
+        now = f', now {"flagged" if phi<ref else "passed"}' if moved else ''
+        return {'threshold':f'{phi:.4g}', 'false alarms':false, 'caught':caught,
+                'change sides':f'{len(moved)}{now}'}
+    return Panel(dict(phi=slider), [*figs,row], update)
 
 # %% ../nbs/40_widgets.ipynb #c09c87af
 def _code_figure(learn, dl):
-    "A point for each dimension of the code, z against z_hat, and a function of the position of the image; None without codes"
+    "z_hat against z, and a function of the image's position; None if there are no codes"
     try: coders(get_model(learn.model))
     except TypeError: return None
     fig,ax = _axes(1.6)
@@ -288,20 +305,36 @@ def _code_figure(learn, dl):
     def draw(i):
         z,z_hat = [o[0].numpy() for o in codes(learn, dl, [i])]
         lim = 1.1*max(abs(z).max(), abs(z_hat).max())
-        dots.set_data(z, z_hat); ax.set(xlim=(-lim,lim), ylim=(-lim,lim))
+        dots.set_data(z, z_hat)
+        ax.set(xlim=(-lim,lim), ylim=(-lim,lim))
     return fig,draw
 
+def _verdict(o):
+    "What is said of an examined image"
+    return {'score':f'{o.score:.4g}', 'p-value':f'{o.p_value:.3f}',
+            'higher than':f'{o.percentile:.0f}% of held-out normals'}
+
+def _kinds(order, y, vocab):
+    "Positions in order, of all images and, where they have labels, of each kind"
+    kinds = {'all':order}
+    if y is None: return kinds
+    for j,k in enumerate(vocab): kinds[k] = [i for i in order if y[i]==j]
+    return {k:v for k,v in kinds.items() if v}
+
+# %% ../nbs/40_widgets.ipynb #400a0004
 def reconstruction_browser(
     learn:AnomalyLearner, # A trained learner
     dl:AnomalyDL|None=None, # Loader of images; None: `learn.dls.test`
     start:int=0 # Rank of the first image; 0: the most suspicious
 )->Panel:
-    "Leaf through images, the most suspicious first: reconstruction, map, codes, and the place among the held-out normals"
+    "Leaf through images, the most suspicious first: reconstruction, map, codes, verdict"
     learn = borrow(learn)
     dl = _images(learn, dl)
-    order,y,vocab = score_all(learn, dl).argsort(descending=True, stable=True).tolist(),dl.dataset.y,learn.dls.vocab
-    kinds = {'all':order} | ({} if y is None else {k:[i for i in order if y[i]==j] for j,k in enumerate(vocab)})
-    kind,rank = Dropdown(options=[k for k,v in kinds.items() if v], **_wide('show')),_picker('rank', start, len(order))
+    y,vocab = dl.dataset.y,learn.dls.vocab
+    order = score_all(learn, dl).argsort(descending=True, stable=True).tolist()
+    kinds = _kinds(order, y, vocab)
+    kind = Dropdown(options=list(kinds), **_wide('show'))
+    rank = _picker('rank', start, len(order))
     kind.observe(lambda _: rank.set_trait('max', len(kinds[kind.value])-1), 'value')
     row,show = _image_row(['input','rebuilt','difference'], learn.dls.size, 1.3)
     hist,mark = _score_figure(learn.calibration, 'this image')
@@ -313,50 +346,51 @@ def reconstruction_browser(
         mark(o.score)
         if z: z[1](i)
         truth = {} if y is None else {'it is':vocab[int(y[i])]}
-        return {'position':i, **truth, 'called':o.label, 'score':f'{o.score:.4g}', 'higher than':f'{o.percentile:.0f}% of held-out normals', 'p-value':f'{o.p_value:.3f}'}
-    return Panel(dict(kind=kind, rank=rank), [row, hist, *([z[0]] if z else [])], update)
-
-# %% ../nbs/40_widgets.ipynb #f5a8201e
-def directions(
-    z:Tensor, # Codes (N, nz)
-    k:int=3 # How many
-)->Tensor: # (k, nz), each one standard deviation long
-    "The directions in which codes vary most"
-    from sklearn.decomposition import PCA
-    pca = PCA(k, svd_solver='full').fit(z.numpy())
-    return torch.from_numpy(pca.components_*np.sqrt(pca.explained_variance_)[:,None]).to(z)
-
-def latent_path(
-    learn:AnomalyLearner, # Its model is one that `coders` knows
-    z:Tensor, # Where the walk starts, (nz,)
-    d:Tensor, # Its direction, (nz,)
-    t:Tensor # How far to go, in units of `d`, (n,)
-)->tuple: # Images (n, C, H, W) in [0, 1] and their anomaly scores (n,), on the CPU
-    "What the decoder makes of `z + t*d`, and how suspicious that is"
-    decode = coders(get_model(learn.model))[1]
-    with evaluating(get_model(learn.model)) as m:
-        x = decode((z + t[:,None]*d).to(next(m.parameters()).device))
-        return learn.dls.train.decode(x).float().cpu(),learn.scorer.score_func(m(x)).float().cpu()
+        return {'position':i, **truth, 'called':o.label, **_verdict(o)}
+    return Panel(dict(kind=kind, rank=rank), [row,hist] + ([z[0]] if z else []), update)
 
 # %% ../nbs/40_widgets.ipynb #fb61426e
 def _line_figure(learn, ts, name):
-    "Score curve and strip of images along a line through the codes, and a function of its start, direction, present place and score there"
+    "Scores and images along a line through the codes; a function of the walk"
     fig,ax = _axes(2.9)
-    curve, = ax.plot([], []); point, = ax.plot([0], [0], 'o', ms=8, color='tab:orange', animated=True)
-    ax.axhline(learn.calibration.threshold, color='k', ls='--', lw=1, label='threshold'); _legend(ax)
+    curve, = ax.plot([], [])
+    point, = ax.plot([0], [0], 'o', ms=8, color='tab:orange', animated=True)
+    threshold = learn.calibration.threshold
+    ax.axhline(threshold, color='k', ls='--', lw=1, label='threshold')
+    _legend(ax)
     ax.set(xlabel=name, ylabel='anomaly score', xlim=(ts[0].item(),ts[-1].item()))
     shown = range(0, len(ts), 4)
-    strip,show = _image_row([f'{name} {ts[i]:.2g}' for i in shown], learn.dls.size, 6.3/len(shown))
+    titles = [f'{name} {ts[i]:.2g}' for i in shown]
+    strip,show = _image_row(titles, learn.dls.size, 6.3/len(shown))
     drawn = []
     def draw(z, d, t, s):
-        if not drawn or not all(map(torch.equal, drawn, (z,d))): # otherwise only the point moves
+        same = drawn and all(map(torch.equal, drawn, (z,d)))
+        if not same: # else the point moves alone
             drawn[:] = z,d
             xs,path = latent_path(learn, z, d, ts)
             for k,i in enumerate(shown): show(k, xs[i])
-            curve.set_data(ts.numpy(), path.numpy()); ax.set_ylim(0, 1.1*max(path.max().item(), learn.calibration.threshold))
+            curve.set_data(ts.numpy(), path.numpy())
+            ax.set_ylim(0, 1.1*max(path.max().item(), threshold))
         point.set_data([t], [s])
     return fig,strip,draw
 
+# %% ../nbs/40_widgets.ipynb #4000002a
+def _walk_controls(start, end, n, k):
+    "Two images among `n`, how far, and one of `k` directions"
+    options = [(str(i+1), i) for i in range(k)]
+    return dict(
+        start=_picker('from image', start, n),
+        end=_picker('to image', end, n),
+        way=_slider('way', .5, 0., 1., 50),
+        direction=Dropdown(options=options, **_wide('direction')),
+        sd=_slider('deviations', 0., -3., 3., 60))
+
+def _main_directions(learn, k):
+    "Of the codes of, at most, the first 500 training images"
+    train = learn.dls.train
+    return directions(codes(learn, train, range(min(500, len(train.dataset))))[0], k)
+
+# %% ../nbs/40_widgets.ipynb #400a0005
 def latent_walk(
     learn:AnomalyLearner, # A trained learner with an encoder: GANomaly, VAE or EGBAD
     dl:AnomalyDL|None=None, # Loader of images; None: `learn.dls.test`
@@ -364,113 +398,75 @@ def latent_walk(
     end:int=1, # Position of the image to which it leads
     k:int=3 # Principal directions to choose from
 )->Panel:
-    "Walk part of the way from the code of one image to that of another, and along a principal direction of the codes of training images"
+    "Walk from the code of one image to another's, and along a principal direction"
     learn = borrow(learn)
     coders(get_model(learn.model)) # has it any?
-    dl,train = _images(learn, dl),learn.dls.train
-    main,n = directions(codes(learn, train, range(min(500, len(train.dataset))))[0], k),len(dl.dataset)
-    c = dict(start=_picker('from image', start, n), end=_picker('to image', end, n), way=_slider('way', .5, 0., 1., 50),
-             direction=Dropdown(options=[(str(i+1), i) for i in range(k)], **_wide('direction')), sd=_slider('deviations', 0., -3., 3., 60))
+    dl = _images(learn, dl)
+    main = _main_directions(learn, k)
+    c = _walk_controls(start, end, len(dl.dataset), k)
     here,show_here = _image_row([''], learn.dls.size, 1.3)
-    lines = [_line_figure(learn, torch.linspace(lo, hi, 25), name) for lo,hi,name in ((0,1,'way'),(-3,3,'deviations'))]
+    way_fig,way_strip,draw_way = _line_figure(learn, torch.linspace(0, 1, 25), 'way')
+    sd_fig,sd_strip,draw_sd = _line_figure(learn, torch.linspace(-3, 3, 25), 'deviations')
     def update(start, end, way, direction, sd):
         z = codes(learn, dl, [start,end])[0]
         d1,d2 = z[1]-z[0],main[direction]
         x,s = latent_path(learn, z[0]+way*d1, d2, tensor([sd]))
         show_here(0, x[0], 'here')
-        lines[0][2](z[0]+sd*d2, d1, way, s.item())
-        lines[1][2](z[0]+way*d1, d2, sd, s.item())
-        return {'way':f'{way:.2f}', 'deviations':f'{sd:.1f}', 'score':f'{s.item():.4g}', 'called':learn.dls.vocab[int(learn.calibration.is_abnormal(s))]}
-    return Panel(c, [here, *[l[0] for l in lines], *[l[1] for l in lines]], update)
-
-# %% ../nbs/40_widgets.ipynb #f41cb4ab
-def corrupt(
-    x:Tensor, # Image (C, H, W) in [0, 1]
-    occlusion:float=0., # Side of a grey square, in sides of the image
-    stroke:float=0., # Length of a line, in sides of the image; bright on a dark image, dark on a bright one
-    blur:float=0., # Standard deviation of a Gaussian, in pixels
-    noise:float=0., # Standard deviation of what is added to every pixel
-    across:float=.5, # Centre of square and line from the left, 0 to 1
-    down:float=.5, # The same from the top
-    angle:float=45., # Of the line, in degrees, counter-clockwise
-    seed:int=0 # Of the noise
-)->Tensor: # Image like `x`
-    "Spoil an image with a square, a line, blur and noise"
-    h,w = x.shape[-2:]
-    v,u = torch.meshgrid(down-(torch.arange(h)+.5)/h, (torch.arange(w)+.5)/w-across, indexing='ij') # up and to the right of the centre
-    if occlusion: x = x.lerp(torch.full_like(x, .5), math.prod(((occlusion/2-o.abs())*h+.5).clamp(0,1) for o in (u,v)))
-    if stroke:
-        a = math.radians(angle)
-        along,off = u*math.cos(a)+v*math.sin(a),v*math.cos(a)-u*math.sin(a)
-        distance = h*torch.hypot((along.abs()-stroke/2).clamp(min=0), off) # from the line, in pixels
-        x = x.lerp(torch.full_like(x, float(x.mean()<.5)), (1.5-distance).clamp(0,1))
-    if blur: x = gaussian_blur(x, [2*math.ceil(3*blur)+1]*2, [blur]*2)
-    return (x + noise*torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))).clamp(0,1)
+        draw_way(z[0]+sd*d2, d1, way, s.item())
+        draw_sd(z[0]+way*d1, d2, sd, s.item())
+        called = learn.dls.vocab[int(learn.calibration.is_abnormal(s))]
+        return {'way':f'{way:.2f}', 'deviations':f'{sd:.1f}', 'score':f'{s.item():.4g}',
+                'called':called}
+    return Panel(c, [here,way_fig,sd_fig,way_strip,sd_strip], update)
 
 # %% ../nbs/40_widgets.ipynb #9cc8deb7
+_place = dict(across=(.5,1,20), down=(.5,1,20), angle=(45,180,36))
+_amounts = dict(occlusion=(0,1,20), stroke=(0,1.5,30), blur=(0,3,30), noise=(0,.5,20))
+_amounts |= _place # start, maximum, steps
+
 def corruption_lab(
     learn:AnomalyLearner, # A trained learner
     dl:AnomalyDL|None=None, # Loader of images; None: `learn.dls.test`
     start:int=0, # Position of the first image
-    **amounts # Where the other sliders start: occlusion, stroke, blur, noise, across, down, angle, see `corrupt`
+    **amounts # Where the other sliders start: those of `corrupt`, but the seed
 )->Panel:
     "Spoil an image with sliders; watch reconstruction, map and score"
     learn = borrow(learn)
     dl = _images(learn, dl)
-    ranges = dict(occlusion=(0,1,20), stroke=(0,1.5,30), blur=(0,3,30), noise=(0,.5,20), across=(.5,1,20), down=(.5,1,20), angle=(45,180,36)) # start, maximum, steps
-    if set(amounts)-set(ranges): raise ValueError(f'amounts must be among {list(ranges)}, found {sorted(set(amounts)-set(ranges))}')
-    c = dict(image=_picker('image', start, len(dl.dataset))) | {k: _slider(k, amounts.get(k, v), 0, hi, n) for k,(v,hi,n) in ranges.items()}
+    unknown = sorted(set(amounts)-set(_amounts))
+    if unknown:
+        raise ValueError(f'amounts must be among {list(_amounts)}, found {unknown}')
+    c = dict(image=_picker('image', start, len(dl.dataset)))
+    for k,(v,hi,n) in _amounts.items(): c[k] = _slider(k, amounts.get(k, v), 0, hi, n)
     row,show = _image_row(['clean','spoilt','rebuilt','difference'], learn.dls.size, 1.3)
     hist,mark = _score_figure(learn.calibration, 'spoilt', 'clean')
     def update(image, **amounts):
         x = _image(dl, image)
-        clean,spoilt = [examine(learn, learn.dls.test_dl([o])) for o in (x, corrupt(x, **amounts))]
+        clean = examine(learn, learn.dls.test_dl([x]))
+        spoilt = examine(learn, learn.dls.test_dl([corrupt(x, **amounts)]))
         for k,o in enumerate((clean.x, spoilt.x, spoilt.x_hat, spoilt.map)): show(k, o)
         mark(spoilt.score, clean.score)
-        return {'clean':f'{clean.score:.4g}, {clean.label}', 'spoilt':f'{spoilt.score:.4g}, {spoilt.label}', 'p-value':f'{spoilt.p_value:.3f}'}
+        said = {'clean':clean, 'spoilt':spoilt}
+        said = {k:f'{o.score:.4g}, {o.label}' for k,o in said.items()}
+        return {**said, 'p-value':f'{spoilt.p_value:.3f}'}
     return Panel(c, [row,hist], update)
 
-# %% ../nbs/40_widgets.ipynb #62cc72bb
-def smooth_curve(
-    v:list, # Values, one a step
-    beta:float=.98, # Of the exponential smoothing
-    n:int=300 # Points to keep at most
-)->tuple: # Steps, from 1, and smoothed values
-    "A smoothed curve of at most `n` points"
-    v = pd.Series(v, dtype=float).ewm(alpha=1-beta).mean().to_numpy()
-    i = np.unique(np.linspace(0, len(v)-1, min(n, len(v))).round().astype(int))
-    return i+1,v[i]
-
 # %% ../nbs/40_widgets.ipynb #273f584d
-def _in_notebook():
-    "Is there a kernel, and so a notebook that shows what is displayed?"
-    from IPython import get_ipython
-    return hasattr(get_ipython(), 'kernel')
-
 class TrainingDashboard(Callback):
     "Shows losses, scores of held-out normals and reconstructions while `fit` runs"
-    order,_stateattrs = 60,('panel','handle') # after the loss terms are recorded; a view is not pickled
+    order = 60 # after the loss terms are recorded
+    only_looks = True # a training is the same with it and without
+    _stateattrs = 'panel','handle' # a view is not pickled
     def __init__(self,
-        n_shown:int=8, # Images to rebuild again and again: held-out normals, or training images if none are held out
+        n_shown:int=8, # Images to rebuild: held-out normals; if none, training images
         seconds:float=1. # Time between two drawings within an epoch
     ):
         self.n_shown,self.seconds = n_shown,seconds
-        self.names,self.losses,self.held_out,self.rebuilt,self.stage = (),{},[],None,{}
+        self.names,self.losses,self.held_out = (),{},[]
+        self.rebuilt,self.stage = None,{}
         self._init_state()
-    def _init_state(self): self.panel,self.handle,self.drawn = None,None,0.
 
-    def before_fit(self):
-        self.run = not hasattr(self.learn, 'lr_finder')
-        if not self.run: return
-        if isinstance(get_model(self.learn.model), AnoGAN): raise TypeError('AnoGAN rebuilds an image by a search of hundreds of steps: too slow to watch while it trains')
-        terms = [cb for cb in self.learn.cbs if isinstance(cb, TermsCallback)]
-        if not terms: raise ValueError('no loss terms to show: this learner has no TermsCallback')
-        self.names,self.losses = self.learn.loss_func.names,terms[0].loss_terms
-        self.record(-1, scores=not self.held_out)
-        if _in_notebook():
-            from IPython.display import display
-            if self.panel is None: self.panel = self.plot()
-            self.handle = display(self.panel, display_id=True)
+    def _init_state(self): self.panel,self.handle,self.drawn = None,None,0.
 
 # %% ../nbs/40_widgets.ipynb #c09170cf
 @patch
@@ -482,13 +478,99 @@ def record(self:TrainingDashboard,
     dls,step = self.learn.dls,len(next(iter(self.losses.values()), ()))
     dl = dls.valid if len(dls.valid.dataset) else dls.train
     if scores and dl is dls.valid: self.held_out.append((step, score_all(self.learn, dl)))
-    self.rebuilt = [o.float() for o in self.learn.reconstruct(dl, range(min(self.n_shown, len(dl.dataset))))[:2]]
+    shown = range(min(self.n_shown, len(dl.dataset)))
+    self.rebuilt = [o.float() for o in self.learn.reconstruct(dl, shown)[:2]]
     self.stage = {'epoch':f'{epoch+1} of {self.learn.n_epoch}', 'step':step}
+
+# %% ../nbs/40_widgets.ipynb #0a98592e
+_quantiles = {'95%':(.95,'--'), 'median':(.5,'-'), '5%':(.05,':')}
+
+def _curve_figure(title, looks):
+    "A figure with an empty curve for each name, and these curves by name"
+    fig,ax = _axes(3, 1.9)
+    curves = {}
+    for k,look in looks.items(): curves[k], = ax.plot([], [], lw=1, label=k, **look)
+    ax.set_xlabel(f'step; {title}')
+    _legend(ax)
+    return fig,curves
+
+def _curve_figures(names):
+    "Figures for loss terms and for scores, and their curves by name"
+    of_d = [k for k in names if k.startswith('d_')]
+    blue = {k:dict(ls=ls, color='tab:blue') for k,(_,ls) in _quantiles.items()}
+    kinds = {
+        'losses':{k:{} for k in names if k not in of_d},
+        'losses of the discriminator':{k:{} for k in of_d},
+        'scores of held-out normals':blue}
+    figs,curves = [],{}
+    for title,looks in kinds.items():
+        if not looks: continue
+        fig,those = _curve_figure(title, looks)
+        figs.append(fig)
+        curves |= those
+    return figs,curves
+
+# %% ../nbs/40_widgets.ipynb #400a0006
+@patch
+def plot(self:TrainingDashboard)->Panel:
+    "What has been recorded so far, also in a script; `ValueError` before the first `fit`"
+    if self.rebuilt is None:
+        raise ValueError('nothing recorded yet: pass this callback to `fit`')
+    figs,curves = _curve_figures(self.names)
+    x,size = self.rebuilt[0],self.rebuilt[0].shape[-1]
+    n,rest = len(x),['']*(len(x)-1)
+    top,show_input = _image_row(['input',*rest], size, 8.9/n)
+    bottom,show = _image_row(['rebuilt',*rest], size, 8.9/n)
+    for i in range(n): show_input(i, x[i])
+    def update():
+        for k,v in self.losses.items(): curves[k].set_data(*smooth_curve(v))
+        steps = [i for i,_ in self.held_out]
+        for k,(q,_) in _quantiles.items():
+            curves[k].set_data(steps, [s.quantile(q).item() for _,s in self.held_out])
+        for fig in figs:
+            fig.axes[0].relim()
+            fig.axes[0].autoscale_view()
+        for i,x_hat in enumerate(self.rebuilt[1]): show(i, x_hat)
+        last = {k:curves[k].get_ydata()[-1] for k,v in self.losses.items() if v}
+        return self.stage | {k:f'{v:.3g}' for k,v in last.items()}
+    return Panel({}, [*figs,top,bottom], update)
+
+# %% ../nbs/40_widgets.ipynb #400a0007
+def _in_notebook():
+    "Is there a kernel, and so a notebook that shows what is displayed?"
+    from IPython import get_ipython
+    return hasattr(get_ipython(), 'kernel')
+
+@patch
+def before_fit(self:TrainingDashboard):
+    "Show the panel; raises `TypeError` for AnoGAN, `ValueError` without loss terms"
+    self.run = not hasattr(self.learn, 'lr_finder')
+    if not self.run: return
+    if isinstance(get_model(self.learn.model), AnoGAN):
+        raise TypeError('AnoGAN rebuilds an image by a search of hundreds of steps: '
+                        'too slow to watch while it trains')
+    terms = [cb for cb in self.learn.cbs if isinstance(cb, TermsCallback)]
+    if not terms:
+        raise ValueError('no loss terms to show: this learner has no TermsCallback')
+    self.names,self.losses = self.learn.loss_func.names,terms[0].loss_terms
+    self.record(-1, scores=not self.held_out)
+    if _in_notebook():
+        from IPython.display import display
+        if self.panel is None: self.panel = self.plot()
+        self.handle = display(self.panel, display_id=True)
+
+# %% ../nbs/40_widgets.ipynb #400a0008
+@patch
+def draw(self:TrainingDashboard):
+    "Bring the panel, if there is one, up to date"
+    if self.panel is not None: self.panel.refresh()
+    self.drawn = time.perf_counter()
 
 @patch
 def after_batch(self:TrainingDashboard):
     "Draw, if the last drawing is long ago"
-    if self.panel is None or not self.training or time.perf_counter()-self.drawn<self.seconds: return
+    if self.panel is None or not self.training: return
+    if time.perf_counter()-self.drawn<self.seconds: return
     self.record(self.epoch, scores=False)
     self.draw()
 
@@ -499,72 +581,48 @@ def after_epoch(self:TrainingDashboard):
     self.draw()
 
 @patch
-def draw(self:TrainingDashboard):
-    "Bring the panel, if there is one, up to date"
-    if self.panel is not None: self.panel.refresh()
-    self.drawn = time.perf_counter()
-
-@patch
 def after_fit(self:TrainingDashboard):
     "Leave the last picture in the notebook"
     if self.handle is not None: self.handle.update(self.panel)
     self.handle = None
 
-# %% ../nbs/40_widgets.ipynb #0a98592e
-@patch
-def plot(self:TrainingDashboard)->Panel:
-    "What has been recorded so far, also in a script; raises `ValueError` before the first `fit`"
-    if self.rebuilt is None: raise ValueError('nothing recorded yet: pass this callback to `fit`')
-    n,of_d = len(self.rebuilt[0]),[k for k in self.names if k.startswith('d_')]
-    kinds = {'losses':[k for k in self.names if k not in of_d], 'losses of the discriminator':of_d, 'scores of held-out normals':['95%','median','5%']}
-    figs,lines = [],{}
-    for title,names in kinds.items():
-        if not names: continue
-        fig,ax = _axes(3, 1.9); figs.append(fig)
-        for k,ls in zip(names, ('--','-',':') if '5%' in names else ['-']*len(names)): lines[k], = ax.plot([], [], ls, lw=1, color='tab:blue' if '5%' in names else None, label=k)
-        ax.set_xlabel(f'step; {title}'); _legend(ax)
-    (top,show_input),(bottom,show) = [_image_row([name]+['']*(n-1), self.rebuilt[0].shape[-1], 8.9/n) for name in ('input','rebuilt')]
-    for i,x in enumerate(self.rebuilt[0]): show_input(i, x)
-    def update():
-        for k,v in self.losses.items(): lines[k].set_data(*smooth_curve(v))
-        for k,q in (('95%',.95),('median',.5),('5%',.05)): lines[k].set_data([i for i,_ in self.held_out], [s.quantile(q).item() for _,s in self.held_out])
-        for fig in figs: fig.axes[0].relim(); fig.axes[0].autoscale_view()
-        for i,x in enumerate(self.rebuilt[1]): show(i, x)
-        return self.stage | {k:f'{lines[k].get_ydata()[-1]:.3g}' for k,v in self.losses.items() if v}
-    return Panel({}, [*figs,top,bottom], update)
+# %% ../nbs/40_widgets.ipynb #400a0009
+def _files(folder):
+    "Images of a folder, at any depth, by name; raises `FileNotFoundError` if it has none"
+    if folder is None: return []
+    files = sorted(get_image_files(folder))
+    if not files: raise FileNotFoundError(f'no images in {folder}')
+    return [(str(f.relative_to(folder)), f) for f in files]
 
-# %% ../nbs/40_widgets.ipynb #8942ed63
-def read_upload(
-    name:str, # What the file is called
-    content:bytes # What is in it
-)->PILImage.Image:
-    "The image in an uploaded file; raises `ValueError` naming a file that cannot be read"
-    try:
-        img = PILImage.open(io.BytesIO(content))
-        img.load()
-    except UnidentifiedImageError: raise ValueError(f'cannot read the image {name}: it is of no kind that Pillow knows') from None
-    except Exception as e: raise ValueError(f'cannot read the image {name}: {e}') from None # decoders raise anything
-    return img
+def _upload_button(image, files):
+    "A button whose uploads come first in the menu `image`, before the files"
+    text = dict(description='Upload an image', tooltip='Upload an image')
+    upload = FileUpload(accept='image/*', layout=Layout(width='auto'), **text)
+    def on_upload(_):
+        new = [(o['name'], bytes(o['content'])) for o in upload.value]
+        image.options = [(f'{o[0]} (uploaded)', o) for o in new] + files
+        image.index = 0
+    upload.observe(on_upload, 'value')
+    return upload
 
+# %% ../nbs/40_widgets.ipynb #400a000a
 def scorer(
     learn:AnomalyLearner, # A learner, trained or loaded
     folder=None # Folder whose images, at any depth, can be chosen; None: uploads only
 )->Panel:
     "Upload an image or take one from a folder: label, score, p-value, map"
     learn = borrow(learn)
-    files = [] if folder is None else [(str(f.relative_to(folder)), f) for f in sorted(get_image_files(folder))]
-    if folder is not None and not files: raise FileNotFoundError(f'no images in {folder}')
-    image,upload = Dropdown(options=files, **_wide('image')),FileUpload(accept='image/*', description='Upload an image', tooltip='Upload an image', layout=Layout(width='auto'))
-    def on_upload(_):
-        image.options = [(f'{o["name"]} (uploaded)', (o['name'], bytes(o['content']))) for o in upload.value] + files
-        image.index = 0
-    upload.observe(on_upload, 'value')
-    row,show = _image_row(['as the network sees it','rebuilt','difference'], learn.dls.size, 1.5)
+    files = _files(folder)
+    image = Dropdown(options=files, **_wide('image'))
+    upload = _upload_button(image, files)
+    names = 'as the network sees it','rebuilt','difference'
+    row,show = _image_row(names, learn.dls.size, 1.5)
     hist,mark = _score_figure(learn.calibration, 'this image')
     def update(image, upload):
         if image is None: raise ValueError('no image yet: upload one')
-        o = examine(learn, learn.dls.test_dl([read_upload(*image) if isinstance(image, tuple) else image]))
+        if isinstance(image, tuple): image = read_upload(*image)
+        o = examine(learn, learn.dls.test_dl([image]))
         for k,x in enumerate((o.x, o.x_hat, o.map)): show(k, x)
         mark(o.score)
-        return {'label':o.label, 'score':f'{o.score:.4g}', 'p-value':f'{o.p_value:.3f}', 'higher than':f'{o.percentile:.0f}% of held-out normals'}
+        return {'label':o.label, **_verdict(o)}
     return Panel(dict(image=image, upload=upload), [row,hist], update)
