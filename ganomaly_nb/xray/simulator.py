@@ -60,6 +60,7 @@ def wheel(
         thing.append(box('steel', .3, 1.1, .35, x, y))
     return thing
 
+# %% ../../nbs/22_simulator.ipynb #0c14fd8e
 def rims(
     rng:np.random.Generator, # Decides how well they are closed
     W:float, # Width of the suitcase in cm
@@ -88,6 +89,7 @@ def trolley(
         ('box', 'steel',     1.6,    1.2,   .2,    0,  .3*H,  0,       0,  0),
         ('rod', 'steel',     .35*H,  .2,    0,     .2, -.2*H, np.pi/2, 0,  0))
 
+# %% ../../nbs/22_simulator.ipynb #f46dea1b
 def rivets(
     rng:np.random.Generator, # Decides how many, and where
     rim:np.ndarray # (n, 2) points in cm
@@ -146,6 +148,7 @@ def strap(
         ('box',  'plastic', 0,      3.6,    2.8,   .8,    .38*W, 0,     .5, .3),
         ('box',  'steel',   0,      2.6,    1.6,   .2,    .43*W, .35*H, 0,  .3))
 
+# %% ../../nbs/22_simulator.ipynb #0483835c
 def backpack(
     rng:np.random.Generator # Decides everything
 )->tuple: # `Solid`s; width and height of the room inside in cm
