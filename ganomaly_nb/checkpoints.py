@@ -12,9 +12,9 @@ from .checks import check_settings
 from .files import *
 
 # %% auto #0
-__all__ = ['onlookers', 'generators', 'set_generators', 'plain', 'told', 'gathered', 'set_gathered', 'data_digest',
-           'callback_settings', 'training_settings', 'check_same', 'training_state', 'CheckpointCallback',
-           'ResumeCallback', 'ResumableLearner', 'OptAndGenerators']
+__all__ = ['onlookers', 'generators', 'set_generators', 'set_all_seeds', 'plain', 'told', 'gathered', 'set_gathered',
+           'data_digest', 'callback_settings', 'training_settings', 'check_same', 'training_state',
+           'CheckpointCallback', 'ResumeCallback', 'ResumableLearner', 'OptAndGenerators']
 
 # %% ../nbs/97_checkpoints.ipynb #95000008
 def generators(
@@ -40,6 +40,16 @@ def set_generators(
     for dl,s in zip(dls.loaders, state['loaders']): dl.rng.setstate(s)
     if 'cuda' in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all([s.cpu() for s in state['cuda']])
+
+# %% ../nbs/97_checkpoints.ipynb #05a00025
+def set_all_seeds(
+    seed:int, # 0 or more
+    dls:AnomalyDataLoaders # Their order of training batches follows too
+):
+    "Start every generator of random numbers afresh"
+    check_settings(seed=seed)
+    set_seed(seed)
+    dls.train.rng = random.Random(seed)
 
 # %% ../nbs/97_checkpoints.ipynb #9500000b
 def plain(

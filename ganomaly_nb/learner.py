@@ -4,7 +4,7 @@
 
 # %% ../nbs/05_learner.ipynb #3c538f4c
 from __future__ import annotations
-import inspect, io, random, re, warnings
+import inspect, io, re, warnings
 from contextlib import contextmanager
 from numbers import Real
 from fastai.basics import *
@@ -25,12 +25,12 @@ from .losses import GANomalyLoss
 from .training import *
 from .scoring import *
 
-_all_ = ['CheckpointCallback', 'ResumeCallback']
+_all_ = ['CheckpointCallback', 'ResumeCallback','set_all_seeds']
 
 # %% auto #0
-__all__ = ['AnomalyLearner', 'check_same_images', 'check_held_out', 'check_metric', 'set_all_seeds', 'anomaly_learner',
-           'ganomaly_learner', 'show_rows', 'load_exported', 'rebuild', 'load_model', 'CheckpointCallback',
-           'ResumeCallback']
+__all__ = ['AnomalyLearner', 'check_same_images', 'check_held_out', 'check_metric', 'anomaly_learner', 'ganomaly_learner',
+           'show_rows', 'load_exported', 'rebuild', 'load_model', 'CheckpointCallback', 'ResumeCallback',
+           'set_all_seeds']
 
 # %% ../nbs/05_learner.ipynb #b5c3763f
 class AnomalyLearner(ResumableLearner):
@@ -293,16 +293,6 @@ def check_metric(
     if not fine or swapped:
         raise ValueError(f'{metric.name} cannot be a metric here: metrics see held-out '
                          'normals only, all of label 0. Use TestAUROCMonitorOnly')
-
-# %% ../nbs/05_learner.ipynb #05a00025
-def set_all_seeds(
-    seed:int, # 0 or more
-    dls:AnomalyDataLoaders # Their order of training batches follows too
-):
-    "Start every generator of random numbers afresh"
-    check_settings(seed=seed)
-    set_seed(seed)
-    dls.train.rng = random.Random(seed)
 
 # %% ../nbs/05_learner.ipynb #f2ef6a00
 @delegates(Learner.__init__, but=['dls','model','loss_func'])
