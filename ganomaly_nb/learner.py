@@ -316,7 +316,9 @@ def anomaly_learner(
     if not isinstance(dls, AnomalyDataLoaders):
         raise TypeError(f'dls must be AnomalyDataLoaders, found {type(dls).__name__}')
     check_settings(nz=nz, nf=nf, n_extra=n_extra, lr=lr)
-    L(metrics).map(check_metric)
+    y_valid = dls.valid.dataset.y
+    one_class = y_valid is None or len(y_valid.unique())<2
+    if one_class: L(metrics).map(check_metric)
     check_held_out(dls)
     if seed is not None: set_all_seeds(seed, dls)
     model = arch(dls.size, nz, dls.nc, nf, n_extra)

@@ -246,11 +246,16 @@ class NeighbourScore(FittedScore):
         check_settings(memory=memory)
         self.memory,self.k = memory,k
 
-    def difference(self, out):
-        "Directions of the codes, (N, nz), from what `GANomaly` returns"
+    def difference(self,
+        out:tuple # What `GANomaly` returns
+    )->Tensor: # (N, nz)
+        "Directions of the codes"
         return F.normalize(out[2].float(), dim=1)
 
-    def check_parts(self, codes, own):
+    def check_parts(self,
+        codes:Tensor, # (n, nz)
+        own:Tensor # (n,)
+    ):
         "Raise `ValueError` unless there is one distance for each code"
         if codes.ndim!=2 or own.shape!=(len(codes),):
             found = f'{tuple(codes.shape)} and {tuple(own.shape)}'
