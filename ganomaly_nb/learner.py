@@ -213,7 +213,7 @@ def fitted_score(self:AnomalyLearner):
     if not len(d):
         raise ValueError('this score must be fitted to normals, '
                          'but there are no training images')
-    some = ImageSet(d.images, idxs=d.idxs[:f.memory], stats=d.stats)
+    some = ImageSet(d.images, idxs=d.idxs[:score_func.memory], stats=d.stats)
     dl = self.dls.train.new(some, shuffle=False, drop_last=False)
     with evaluating(get_model(self.model)) as m:
         score_func.fit(torch.cat([score_func.difference(m(x)) for x, in dl]))
