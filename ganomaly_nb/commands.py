@@ -340,6 +340,7 @@ def ganomaly_train(
     resume:store_true=False, # Go on with a training that was stopped
     skip_errors:store_true=False, # Leave out unreadable images instead of stopping
     overwrite:store_true=False, # Replace `out`, and begin anew if it was stopped
+    # print the version and stop
     version:Param('Print the version', action='version')=f'ganomaly_nb {__version__}'
 ):
     "Train GANomaly on a folder of normal images and write a model with its threshold"
@@ -439,12 +440,14 @@ def score_files(
 @call_parse
 def ganomaly_score(
     model:Path, # File that `ganomaly_train` wrote
+    # an image, or a folder
     path:Param('Image, or folder whose images, at any depth, are scored', Path,
                opt=False, nargs='?')=None,
     bs:int=64, # Batch size
     skip_errors:store_true=False, # List unreadable images on standard error and go on
     trust_pickle:store_true=False, # Open a pickle, which can run any code
     card:store_true=False, # Print what the model was made of and what it is worth
+    # print the version and stop
     version:Param('Print the version', action='version')=f'ganomaly_nb {__version__}'
 ):
     "Score an image, or the images of a folder: CSV on standard output"
@@ -568,6 +571,7 @@ def ganomaly_demo(
     epochs:int=10, # Epochs for each digit
     digits:str='0123456789', # Which digits take their turn as the anomaly
     seed:int=0, # Of weights, splits and batches
+    # print the version and stop
     version:Param('Print the version', action='version')=f'ganomaly_nb {__version__}'
 ):
     "Train GANomaly on scikit-learn's digits, print AUROCs, write plots"
@@ -636,6 +640,7 @@ def ganomaly_experiment(
     path:Path=None, # Where the data are
     weights:Path=None, # Folder of trained weights, kept for other scores
     retry:store_true=False, # Run failed experiments again
+    # print the version and stop
     version:Param('Print the version', action='version')=f'ganomaly_nb {__version__}'
 ):
     "Run a grid of experiments, or the rest of it"

@@ -264,7 +264,9 @@ def check_shapes(
 # %% ../nbs/95_files.ipynb #93000031
 class PortablePickler(cloudpickle.Pickler):
     "A pickler that writes the last part of a path as text, and never a folder"
-    def reducer_override(self, obj):
+    def reducer_override(self,
+        obj # What is pickled
+    ):
         "How an object is taken apart"
         if isinstance(obj, PurePath): return str,(obj.name,)
         return super().reducer_override(obj)

@@ -43,7 +43,12 @@ def switches(
 
 def set_switches(
     learn:Learner, # Any
-    logger, create_mbar, loss_func, reduction, forward, grad # As `switches` gives them
+    logger, # As `switches` gives it
+    create_mbar, # As `switches` gives it
+    loss_func, # As `switches` gives it
+    reduction, # As `switches` gives it
+    forward, # As `switches` gives it
+    grad # As `switches` gives it
 ):
     "Set them all"
     learn.logger,learn.create_mbar,learn.loss_func = logger,create_mbar,loss_func

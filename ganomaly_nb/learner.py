@@ -37,7 +37,10 @@ class AnomalyLearner(ResumableLearner):
     "A `Learner` that predicts anomaly scores, with a threshold set on held-out normals"
     _calibration = _dls = _mark = _sum = pending_seed = recipe = None
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self,
+        *args, # As of fastai's `Learner`
+        **kwargs # Likewise
+    ):
         super().__init__(*args, **kwargs)
         self.lock = OwnedLock()
 
@@ -190,7 +193,7 @@ def fit(self:AnomalyLearner,
 @delegates(Learner.load)
 def load(self:AnomalyLearner,
     file, # File that `save` wrote, relative to `learn.path/learn.model_dir`, without .pth
-    *args,
+    *args, # As of `Learner.load`
     **kwargs
 )->AnomalyLearner: # The learner
     "Load weights; raises `ValueError` if the file holds none for this model"

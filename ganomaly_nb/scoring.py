@@ -269,7 +269,8 @@ def fit(self:NeighbourScore,
     "Keep the codes, and how far each lies from its own neighbours"
     least = 2*self.k+1
     if len(d)<least:
-        raise ValueError(f'neighbours need at least {least} normal images, found {len(d)}')
+        what = f'neighbours need at least {least} normal images'
+        raise ValueError(f'{what}, found {len(d)}')
     near = [nearest(o, d, self.k+1)[0] for o in d.split(500)]
     others = torch.cat(near)[:,1:]      # the first is the code itself
     self._keep(codes=d, own=others.mean(1).clamp_min(1e-6))
