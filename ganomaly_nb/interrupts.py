@@ -14,6 +14,8 @@ __all__ = ['OwnedLock', 'put_back_cbs', 'switches', 'set_switches', 'as_before']
 # %% ../nbs/96_interrupts.ipynb #94000008
 class OwnedLock(type(threading.RLock())):
     "A lock that its holder may take again, and that nobody else can open"
+    def __init__(self): super().__init__() # so that it has a signature to show
+
     def locked(self)->bool: # Does this thread hold it?
         "Is it held by the thread that asks?"
         return self._is_owned()
