@@ -44,7 +44,7 @@ def set_generators(
 # %% ../nbs/97_checkpoints.ipynb #05a00025
 def set_all_seeds(
     seed:int, # 0 or more
-    dls:AnomalyDataLoaders # Their order of training batches follows too
+    dls # `AnomalyDataLoaders`: their order of training batches follows too
 ):
     "Start every generator of random numbers afresh"
     check_settings(seed=seed)
