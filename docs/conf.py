@@ -48,7 +48,9 @@ def linkcode_resolve(domain, info):
     obj = attrgetter(info['fullname'])(mod)
     obj = inspect.unwrap(getattr(obj, 'fget', None) or obj)
     try: lines,start = inspect.getsourcelines(obj)
-    except (TypeError,OSError): lines,start = [],1+next(i for i,l in enumerate(inspect.getsourcelines(mod)[0]) if re.match(rf'{info["fullname"]}\b *=', l)) # a variable
+    except (TypeError,OSError): # a variable
+        text = inspect.getsourcelines(mod)[0]
+        lines,start = [],1+next((i for i,l in enumerate(text) if re.match(rf'[\w, ]*\b{info["fullname"]}\b[\w, ]*=', l)), 0)
     return f'{cfg.git_url}/blob/{cfg.branch}/{mod.__name__.replace(".", "/")}.py#L{start}' + f'-L{start+len(lines)-1}'*bool(lines)
 
 def setup(app):
