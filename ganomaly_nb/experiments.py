@@ -4,11 +4,10 @@
 
 # %% ../nbs/30_experiments.ipynb #aa96c65c
 from __future__ import annotations
-import csv, hashlib, inspect, io, json, platform, time, uuid
-from contextlib import contextmanager, redirect_stdout
+import hashlib, inspect, io, json, platform, time
+from contextlib import redirect_stdout
 from datetime import date
 import fastai, joblib, pandas as pd
-from filelock import FileLock
 from fastprogress.fastprogress import progress_bar
 from sklearn.model_selection import ParameterGrid, train_test_split
 from fastai.basics import *
@@ -20,18 +19,22 @@ from .networks import GANomaly
 from .scoring import make_score
 from .learner import *
 from .evaluation import *
+from .results import *
 from .baselines.vae import *
 from .baselines.anogan import *
 from .baselines.egbad import *
 from .baselines.variants import *
 
+_all_ = ['outcomes', 'written_whole', 'as_text', 'experiment_key', 'read_rows', 'write_rows',
+         'add_rows', 'read_results', 'failures', 'over_seeds', 'budget']
+
 # %% auto #0
-__all__ = ['models', 'own_scores', 'sources', 'scorings', 'pixel_stats', 'choices', 'row_order', 'outcomes', 'marks',
-           'model_options', 'check_choices', 'check_scoring', 'settings', 'check_experiment', 'settings_digest',
-           'training_digest', 'about', 'make_learner', 'written_whole', 'read_weights', 'train', 'sample', 'scores',
-           'measure', 'run_experiment', 'as_text', 'experiment_key', 'read_rows', 'write_rows', 'add_rows',
-           'read_results', 'failures', 'keep_scores_of', 'read_scores', 'failed', 'run_of', 'run_job', 'grid_settings',
-           'open_jobs', 'run_grid', 'over_seeds', 'budget']
+__all__ = ['models', 'own_scores', 'sources', 'scorings', 'pixel_stats', 'choices', 'row_order', 'model_options', 'check_choices',
+           'check_scoring', 'settings', 'check_experiment', 'settings_digest', 'training_digest', 'about',
+           'make_learner', 'read_weights', 'train', 'sample', 'scores', 'measure', 'run_experiment', 'keep_scores_of',
+           'read_scores', 'failed', 'run_of', 'run_job', 'grid_settings', 'open_jobs', 'run_grid', 'outcomes',
+           'written_whole', 'as_text', 'experiment_key', 'read_rows', 'write_rows', 'add_rows', 'read_results',
+           'failures', 'over_seeds', 'budget']
 
 # %% ../nbs/30_experiments.ipynb #581f1e1c
 models = dict(
@@ -198,20 +201,6 @@ def make_learner(
     learn = make(dls, cbs=ChannelsLast(), **own)
     return learn if s['precision']=='fp32' else getattr(learn, f'to_{s["precision"]}')()
 
-# %% ../nbs/30_experiments.ipynb #ee5fec3b
-@contextmanager
-def written_whole(
-    file # The file to be written; its folder is made if it is not there
-): # In the context: the path to write to
-    "`file` is there in whole or, if writing fails, as it was"
-    file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f'{file.name}.{uuid.uuid4().hex}.part')
-    try:
-        yield part
-        part.replace(file)
-    finally: part.unlink(missing_ok=True)
-
 # %% ../nbs/30_experiments.ipynb #bc7c073f
 def read_weights(
     learn:AnomalyLearner, # A learner of the same settings
@@ -304,100 +293,6 @@ def run_experiment(
     s = settings(**kwargs)
     learn,how = train(s, path, weights)
     return s | how | measure(learn, s)[2]
-
-# %% ../nbs/30_experiments.ipynb #0443bec0
-outcomes = ('device','threads','torch','fastai','python','ganomaly_nb','date',
-            'train_images',
-            'seconds','auroc_by_epoch','d_resets','score_seconds','test_images',
-            'abnormal_share','auroc','auprc','eer','error')
-
-def as_text(
-    v # Any value of a row
-)->str: # '' for None
-    "A value as it stands in a CSV file"
-    return '' if v is None else str(v)
-
-# %% ../nbs/30_experiments.ipynb #6d30c176
-def experiment_key(
-    row:dict # Values as they were, or as texts from a file
-)->frozenset: # Pairs of name and text
-    "What tells two experiments apart: every setting that is set"
-    return frozenset((k,as_text(v)) for k,
-                     v in row.items() if k not in outcomes and as_text(v)!='')
-
-# %% ../nbs/30_experiments.ipynb #85aa3e9b
-# one of these sets is in every file of results
-marks = [{'model','data','abnormal','seed','scoring'}, {'id','auroc'}]
-
-def read_rows(
-    file # CSV file of results
-)->list: # A dictionary of texts for each row; empty if there is no file
-    "Rows as they stand; raises `ValueError` if it is no file of results, or torn"
-    file = Path(file)
-    if not file.exists(): return []
-    try:
-        text = file.read_text(encoding='utf-8')
-        rows = list(csv.DictReader(io.StringIO(text, newline='')))
-    except (UnicodeDecodeError,csv.Error) as e:
-        raise ValueError(f'{file} is no file of results: {e}') from None
-    if not rows or not any(o<=set(rows[0]) for o in marks):
-        head = file.read_text(encoding='utf-8')[:60].splitlines()[:1]
-        raise ValueError(f'{file} is no file of results: expected a table with columns '
-                         f'{sorted(marks[0])}, found {head}. It stays as it is')
-    for i,r in enumerate(rows):
-        if None in r or None in r.values():
-            raise ValueError(f'{file} is torn: row {i+1} has not a value for each column')
-    return rows
-
-# %% ../nbs/30_experiments.ipynb #d8435b66
-def write_rows(
-    file, # CSV file of results
-    rows:list # Dictionaries
-):
-    "Write all rows: settings first, outcomes last, the file in whole or not at all"
-    names = dict.fromkeys(k for r in rows for k in r)
-    cols = [k for k in names if k not in outcomes] + [k for k in outcomes if k in names]
-    with written_whole(file) as part, part.open('w', newline='', encoding='utf-8') as f:
-        w = csv.DictWriter(f, cols, restval='', lineterminator='\n')
-        w.writeheader()
-        w.writerows({k:as_text(v) for k,v in r.items()} for r in rows)
-
-# %% ../nbs/30_experiments.ipynb #50209670
-def add_rows(
-    file, # CSV file of results; it and its folder are made if they are not there
-    rows:list, # Dictionaries, as `run_experiment` gives
-    replace:bool=False # Let new rows take the place of rows with the same settings
-):
-    "Add rows: all or none, never two with the same settings; errors as in `read_rows`"
-    file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f'{file}.lock'):
-        old,new = read_rows(file),{experiment_key(r):r for r in rows}
-        if replace: old = [r for r in old if experiment_key(r) not in new]
-        there = {experiment_key(r) for r in old}
-        write_rows(file, old + [r for k,r in new.items() if k not in there])
-
-# %% ../nbs/30_experiments.ipynb #76f8f626
-def read_results(
-    file # CSV file of results
-)->pd.DataFrame: # A row for each experiment that did not fail
-    "Experiments that did not fail; `FileNotFoundError`, else errors as in `read_rows`"
-    if not Path(file).exists():
-        raise FileNotFoundError(f'no such file of results: {file}')
-    read_rows(file) # refuses another file
-    df = pd.read_csv(file, converters=dict(abnormal=str), float_precision='round_trip')
-    if 'error' in df: df = df[df.error.isna()].drop(columns='error')
-    missing = [k for k in ('auroc','auprc','eer') if k not in df] # if all have failed
-    return df.reindex(columns=[*df, *missing])
-
-# %% ../nbs/30_experiments.ipynb #58e42f9c
-def failures(
-    file # CSV file of results
-)->pd.DataFrame: # model, data, abnormal, seed, scoring, error; empty if none failed
-    "The experiments that failed, with their reasons; errors as in `read_rows`"
-    failed = [r for r in read_rows(file) if r.get('error')]
-    return pd.DataFrame(failed,
-                        columns=['model','data','abnormal','seed','scoring','error'])
 
 # %% ../nbs/30_experiments.ipynb #85048cda
 def keep_scores_of(
@@ -521,34 +416,3 @@ def run_grid(
         if interrupted:
             raise KeyboardInterrupt(f'what is done is in {file}: the same call goes on')
     return read_results(file) if Path(file).exists() else pd.DataFrame()
-
-# %% ../nbs/30_experiments.ipynb #051fcaf6
-def over_seeds(
-    df:pd.DataFrame, # Results, as `read_results` gives
-    by:list, # Columns that tell bars apart, such as model and abnormal
-    metric:str='auroc' # The column to average
-)->pd.DataFrame: # Columns mean, std (of a sample), low, high and n, for each bar
-    "Mean over seeds; raises `ValueError` if rows of one bar differ in anything else"
-    may_differ = (*outcomes,'seed','split_seed',*by)
-    fixed = [k for k in df if k not in may_differ] + ['device']
-    bars = df.groupby(by, sort=False)
-    mixed = bars[fixed].nunique(dropna=False).max()
-    if (mixed>1).any():
-        found = mixed.index[mixed>1].tolist()
-        raise ValueError('rows of one bar must differ in their seed only, '
-                         f'found different {found}')
-    return bars[metric].agg(mean='mean', std='std', low='min', high='max', n='size')
-
-# %% ../nbs/30_experiments.ipynb #251455c5
-def budget(
-    df:pd.DataFrame # Results, as `read_results` gives
-)->pd.DataFrame: # A line for each budget, with the number of rows
-    "What the rows were made with: protocol, epochs, images, precision, device and dates"
-    def listed(values): return ' '.join(map(str, sorted(set(values))))
-    def span(dates): return ' to '.join(sorted({dates.min(), dates.max()}))
-    cols = ['model','data','protocol','epochs','train_images','n_test','nf','precision',
-            'device']
-    n_test = df.n_test.astype(object).where(df.n_test.notna(), 'all')
-    g = df.assign(n_test=n_test).groupby(cols, sort=False)
-    return g.agg(seeds=('seed',listed), rows=('seed','size'),
-                 dates=('date',span)).reset_index()
