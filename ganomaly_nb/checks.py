@@ -8,60 +8,37 @@ import math
 from numbers import Integral, Real
 
 # %% auto #0
-__all__ = ['whole', 'number', 'no_limit', 'settings_table', 'below_one', 'may_be_none', 'expected', 'is_allowed',
-           'check_settings', 'check_size', 'check_nc']
+__all__ = ['whole', 'number', 'no_limit', 'from_one', 'from_zero', 'positive', 'not_below_zero', 'share', 'rate', 'random_seed',
+           'settings_table', 'below_one', 'may_be_none', 'expected', 'is_allowed', 'check_settings', 'check_size',
+           'check_nc']
 
 # %% ../nbs/91_checks.ipynb #e1ee3d15
 whole,number = Integral,Real # kinds of numbers that a setting may be
 no_limit = math.inf
 
-# name: kind, smallest value, is it excluded?, largest value
-settings_table = dict(
-    # data
-    side       = (whole, 1, False, no_limit), # of any picture, in pixels
-    bs         = (whole, 1, False, no_limit),
-    n_train    = (whole, 1, False, no_limit),
-    n_test     = (whole, 1, False, no_limit),
-    held_out   = (number, 0, False, 1),
-    white      = (whole, 1, False, 65535),
-    seed       = (whole, 0, False, 2**32-1),
-    split_seed = (whole, 0, False, 2**32-1),
-    # networks and training
-    nz         = (whole, 1, False, no_limit),
-    nf         = (whole, 1, False, no_limit),
-    nc         = (whole, 1, False, no_limit),
-    n_extra    = (whole, 0, False, no_limit),
-    epochs     = (whole, 1, False, no_limit),
-    n_epoch    = (whole, 0, False, no_limit),
-    lr         = (number, 0, True, no_limit),
-    w_adv      = (number, 0, False, no_limit),
-    w_con      = (number, 0, False, no_limit),
-    w_enc      = (number, 0, False, no_limit),
-    every      = (whole, 1, False, no_limit),
-    d_min      = (number, 0, False, no_limit),
-    beta       = (number, 0, False, 1),
-    # scores and intervals
-    fpr        = (number, 0, True, 1),
-    level      = (number, 0, True, 1),
-    n          = (whole, 1, False, no_limit),
-    bins       = (whole, 1, False, no_limit),
-    memory     = (whole, 1, False, no_limit),
-    # other models
-    n_samples  = (whole, 1, False, no_limit),
-    restarts   = (whole, 1, False, no_limit),
-    steps      = (whole, 1, False, no_limit),
-    alpha      = (number, 0, False, 1),
-    lam        = (number, 0, False, 1),
-    search_lr  = (number, 0, True, no_limit),
-    tol        = (number, 0, False, 1),
-    # simulated scans
-    n_workers  = (whole, 0, False, no_limit),
-    px_per_cm  = (number, .5, False, 100),
-    photons    = (number, 1, False, no_limit),
-    contrast   = (number, 0, True, no_limit),
-    inside     = (number, 0, False, 1),
-    blur       = (number, 0, False, no_limit),
-)
+# kind, smallest value, is it excluded?, largest value
+from_one  = whole, 1, False, no_limit
+from_zero = whole, 0, False, no_limit
+positive  = number, 0, True, no_limit
+not_below_zero = number, 0, False, no_limit
+share     = number, 0, False, 1
+rate      = number, 0, True, 1
+random_seed = whole, 0, False, 2**32-1
+
+settings_table = {
+    **dict.fromkeys(['side','bs','n_train','n_test','nz','nf','nc','epochs'], from_one),
+    **dict.fromkeys(['every','n','bins','memory'], from_one),
+    **dict.fromkeys(['n_samples','restarts','steps'], from_one),
+    **dict.fromkeys(['n_extra','n_epoch','n_workers'], from_zero),
+    **dict.fromkeys(['lr','search_lr','contrast'], positive),
+    **dict.fromkeys(['w_adv','w_con','w_enc','d_min','blur'], not_below_zero),
+    **dict.fromkeys(['held_out','beta','alpha','lam','tol','inside'], share),
+    **dict.fromkeys(['fpr','level'], rate),
+    **dict.fromkeys(['seed','split_seed'], random_seed),
+    'white': (whole, 1, False, 65535),
+    'px_per_cm': (number, .5, False, 100),
+    'photons': (number, 1, False, no_limit),
+}
 below_one = 'held_out','fpr','beta','level','tol' # stay below their largest value
 
 # %% ../nbs/91_checks.ipynb #da0112b8

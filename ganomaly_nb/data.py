@@ -193,6 +193,7 @@ def check_classes(
         raise ValueError(f'no normal images: the only class is {abnormal!r}')
     return classes
 
+# %% ../nbs/00_data.ipynb #5ee1a04a
 def check_protocol(
     protocol:str, # 'paper' or 'official'
     official=None # bool of shape (N,), or True: is there a published test set?

@@ -28,9 +28,9 @@ from .scoring import *
 _all_ = ['CheckpointCallback', 'ResumeCallback','set_all_seeds']
 
 # %% auto #0
-__all__ = ['AnomalyLearner', 'check_same_images', 'check_held_out', 'check_metric', 'anomaly_learner', 'ganomaly_learner',
-           'show_rows', 'load_exported', 'rebuild', 'load_model', 'CheckpointCallback', 'ResumeCallback',
-           'set_all_seeds']
+__all__ = ['AnomalyLearner', 'check_same_images', 'check_held_out', 'check_metric', 'check_validation', 'anomaly_learner',
+           'ganomaly_learner', 'show_rows', 'load_exported', 'rebuild', 'load_model', 'CheckpointCallback',
+           'ResumeCallback', 'set_all_seeds']
 
 # %% ../nbs/05_learner.ipynb #b5c3763f
 class AnomalyLearner(ResumableLearner):
@@ -282,20 +282,35 @@ def check_held_out(
         warnings.warn(f'there will be no threshold: {e}', stacklevel=3)
 
 def check_metric(
-    metric:callable # A function of scores and labels, or a fastai `Metric`
+    metric:callable, # A function of scores and labels, or a fastai `Metric`
+    one_class:bool=True # Does it see normals only?
 ):
-    "Raise `ValueError` if it cannot be computed from normals alone"
+    "Raise `ValueError` if it cannot be computed, or wants the labels first"
     metric = mk_metric(metric)
     func = metric if isinstance(metric, AccumMetric) else getattr(metric, 'func', None)
     if func is None: return
+    if getattr(func, '__module__', '').startswith('sklearn'):
+        raise ValueError(f'{metric.name} cannot be a metric here: it takes labels first, '
+                         'and metrics are given scores first')
+    if not one_class: return
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         try: fine = not math.isnan(func(torch.tensor([0.,1.]), torch.tensor([0,0])))
         except Exception: fine = False
-    swapped = getattr(func, '__module__', '').startswith('sklearn') # labels come first
-    if not fine or swapped:
+    if not fine:
         raise ValueError(f'{metric.name} cannot be a metric here: metrics see held-out '
                          'normals only, all of label 0. Use TestAUROCMonitorOnly')
+
+# %% ../nbs/05_learner.ipynb #05a0002e
+def check_validation(
+    dls:AnomalyDataLoaders, # The data
+    metrics=None # Of scores and labels of the validation set
+):
+    "Can the validation set give a threshold, and these metrics?"
+    y = dls.valid.dataset.y
+    one_class = y is None or len(y.unique())<2
+    for m in L(metrics): check_metric(m, one_class)
+    check_held_out(dls)
 
 # %% ../nbs/05_learner.ipynb #f2ef6a00
 @delegates(Learner.__init__, but=['dls','model','loss_func'])
@@ -319,10 +334,7 @@ def anomaly_learner(
     if not isinstance(dls, AnomalyDataLoaders):
         raise TypeError(f'dls must be AnomalyDataLoaders, found {type(dls).__name__}')
     check_settings(nz=nz, nf=nf, n_extra=n_extra, lr=lr)
-    y_valid = dls.valid.dataset.y
-    one_class = y_valid is None or len(y_valid.unique())<2
-    if one_class: L(metrics).map(check_metric)
-    check_held_out(dls)
+    check_validation(dls, metrics)
     if seed is not None: set_all_seeds(seed, dls)
     model = arch(dls.size, nz, dls.nc, nf, n_extra)
     cbs = [ScoreCallback(score_func), *L(cbs)]
