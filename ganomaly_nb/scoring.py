@@ -373,7 +373,7 @@ def conformal_threshold(
     "Where `conformal_p` reaches `fpr`; raises `ValueError` if `s` are too few for it"
     check_settings(fpr=fpr)
     s = as_scores(s).reshape(-1)
-    n,k = len(s),math.ceil((len(s)+1)*(1-fpr)-1e-9) # 1e-9: 20*.95 is not quite 19
+    n,k = len(s),math.ceil((len(s)+1)*(1-fpr)-1e-9) # 10*(1-.7) is not quite 3
     if k>n:
         needed = math.ceil(1/fpr-1e-9)-1
         raise ValueError(f'a false-positive rate of {fpr} needs at least {needed} '
