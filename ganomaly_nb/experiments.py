@@ -25,8 +25,8 @@ from .baselines.anogan import *
 from .baselines.egbad import *
 from .baselines.variants import *
 
-_all_ = ['outcomes', 'written_whole', 'as_text', 'experiment_key', 'read_rows', 'write_rows',
-         'add_rows', 'read_results', 'failures', 'over_seeds', 'budget']
+_all_ = ['outcomes', 'written_whole', 'as_text', 'experiment_key', 'read_rows',
+         'write_rows', 'add_rows', 'read_results', 'failures', 'over_seeds', 'budget']
 
 # %% auto #0
 __all__ = ['models', 'own_scores', 'sources', 'scorings', 'pixel_stats', 'choices', 'row_order', 'model_options', 'check_choices',
