@@ -31,10 +31,10 @@ _all_ = ['outcomes', 'written_whole', 'as_text', 'experiment_key', 'read_rows',
 # %% auto #0
 __all__ = ['models', 'own_scores', 'sources', 'scorings', 'pixel_stats', 'choices', 'row_order', 'model_options', 'check_choices',
            'check_scoring', 'settings', 'check_experiment', 'settings_digest', 'training_digest', 'about',
-           'make_learner', 'read_weights', 'train', 'sample', 'scores', 'measure', 'run_experiment', 'keep_scores_of',
-           'read_scores', 'failed', 'run_of', 'run_job', 'grid_settings', 'open_jobs', 'run_grid', 'outcomes',
-           'written_whole', 'as_text', 'experiment_key', 'read_rows', 'write_rows', 'add_rows', 'read_results',
-           'failures', 'over_seeds', 'budget']
+           'make_learner', 'read_weights', 'Stopwatch', 'fit_experiment', 'train', 'sample', 'scores', 'measure',
+           'run_experiment', 'keep_scores_of', 'read_scores', 'failed', 'run_of', 'run_job', 'grid_settings',
+           'open_jobs', 'run_grid', 'outcomes', 'written_whole', 'as_text', 'experiment_key', 'read_rows', 'write_rows',
+           'add_rows', 'read_results', 'failures', 'over_seeds', 'budget']
 
 # %% ../nbs/30_experiments.ipynb #581f1e1c
 models = dict(
@@ -215,6 +215,41 @@ def read_weights(
                          f'train anew. {e}') from None
     return learn,kept['about']
 
+# %% ../nbs/30_experiments.ipynb #e0c06d38
+class Stopwatch(Callback):
+    "Seconds of a training, with those before it was stopped"
+    only_looks,order = True,90 # before `CheckpointCallback` writes
+    def __init__(self): self.seconds,self.began = 0.,0.
+
+    def before_epoch(self):
+        "An epoch begins"
+        self.began = time.perf_counter()
+
+    def after_epoch(self):
+        "Add what it took"
+        self.seconds += time.perf_counter()-self.began
+
+# %% ../nbs/30_experiments.ipynb #f6ec01c4
+def fit_experiment(
+    learn:AnomalyLearner, # As `make_learner` made it
+    s:dict, # What `settings` returns
+    checkpoint=None # File to keep the state of the training in; None: nowhere
+)->dict: # How it was trained
+    "Train; go on from the checkpoint if there is one"
+    clock,watch = Stopwatch(),TestAUROCMonitorOnly()
+    cbs = [clock, *[watch]*s['monitor']]
+    resume = checkpoint if checkpoint and checkpoint.exists() else None
+    if checkpoint:
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        cbs.append(CheckpointCallback(checkpoint, overwrite=True))
+    with learn.no_bar(), learn.no_logging(), redirect_stdout(io.StringIO()):
+        learn.fit(s['epochs'], cbs=cbs, resume=resume)
+    return dict(
+        train_images=len(learn.dls.train.dataset),
+        seconds=round(clock.seconds, 1),
+        auroc_by_epoch=' '.join(f'{o:.6f}' for o in watch.history),
+        d_resets=learn.ganomaly.n_resets if hasattr(learn, 'ganomaly') else None)
+
 # %% ../nbs/30_experiments.ipynb #9217addb
 def train(
     s:dict, # What `settings` returns
@@ -225,17 +260,11 @@ def train(
     learn,how = make_learner(s, path),about()
     file = Path(weights)/f'{training_digest(s)}.pth' if weights else None
     if file and file.exists(): return read_weights(learn, file)
-    start,watch = time.perf_counter(),TestAUROCMonitorOnly()
-    with learn.no_bar(), learn.no_logging(), redirect_stdout(io.StringIO()):
-        learn.fit(s['epochs'], cbs=[watch] if s['monitor'] else [])
-    how |= dict(
-        train_images=len(learn.dls.train.dataset),
-        seconds=round(time.perf_counter()-start, 1),
-        auroc_by_epoch=' '.join(f'{o:.6f}' for o in watch.history),
-        d_resets=learn.ganomaly.n_resets if hasattr(learn, 'ganomaly') else None)
+    how |= fit_experiment(learn, s, file and file.with_suffix('.checkpoint'))
     if file:
         with written_whole(file) as part:
             torch.save(dict(model=learn.model.state_dict(), about=how, settings=s), part)
+        file.with_suffix('.checkpoint').unlink(missing_ok=True)
     return learn,how
 
 # %% ../nbs/30_experiments.ipynb #535ba665
