@@ -184,13 +184,14 @@ class ImageSet:
 # %% ../nbs/94_batches.ipynb #5ee1a007
 @patch
 def __getitem__(self:ImageSet,
-    i:list # Positions in this set
+    i:list # Positions in this set, or one position
 )->tuple: # (images,) or (images, labels)
     "A batch: uint8 images (len(i), nc, size, size), and labels where they are known"
     i = torch.as_tensor(i)
-    idxs = self.idxs[i]
+    idxs = torch.atleast_1d(self.idxs[i])
     if not isinstance(self.images, Tensor): idxs = idxs.numpy()
     x = torch.as_tensor(self.images[idxs])
+    if i.ndim==0: x = x[0]
     return (x,) if self.y is None else (x, self.y[i])
 
 # %% ../nbs/94_batches.ipynb #5ee1a010
