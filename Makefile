@@ -22,7 +22,7 @@ demo: $(STAMP)       ## Train on scikit-learn's digits, print AUROCs, write plot
 	ganomaly_demo
 
 test: $(STAMP)       ## Run everything that must hold: in sync, clean, notebooks, pytest
-	python -m pytest -q tests --ignore=tests/browser
+	OMP_NUM_THREADS=1 python -m pytest -q -n auto --dist worksteal tests --ignore=tests/browser
 
 PACKAGES ?= --upgrade
 test-plain:          ## What `pip install .` gives, in .plain: the newest packages, or PACKAGES='-c constraints-lowest.txt'
