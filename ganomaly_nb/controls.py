@@ -16,8 +16,8 @@ from .evaluation import *
 
 # %% auto #0
 __all__ = ['controls', 'images_of', 'Control', 'Statistic', 'Brightness', 'Contrast', 'Sharpness', 'PCAResidual', 'Neighbours',
-           'blurred', 'BlurredNeighbours', 'HalfLocal', 'fit_control', 'control_scores', 'paired_ci', 'verdict',
-           'plot_controls']
+           'blurred', 'BlurredNeighbours', 'HalfLocal', 'make_control', 'fit_control', 'control_scores', 'NoNetwork',
+           'no_loss', 'control_learner', 'paired_ci', 'verdict', 'plot_controls']
 
 # %% ../nbs/07_controls.ipynb #1f8ccae6
 def images_of(
@@ -197,16 +197,23 @@ controls = {
 } # name -> score without a network
 
 # %% ../nbs/07_controls.ipynb #5e77aba8
+def make_control(
+    name:str, # A key of `controls`
+    dls:AnomalyDataLoaders, # Whose images it will see
+    memory:int|None=10_000 # Training normals to fit to; None: all
+): # The control, not fitted
+    "Make a control; `ValueError` for an unknown name"
+    if name not in controls:
+        raise ValueError(f'a control must be one of {list(controls)}, found {name!r}')
+    return controls[name](dls.train.dataset.stats, memory)
+
 def fit_control(
     name:str, # A key of `controls`
     dls:AnomalyDataLoaders, # Where the training normals are
     memory:int|None=10_000 # Training normals to fit to; None: all
 ): # The control, fitted
     "Make a control and fit it to training normals; `ValueError` for an unknown name"
-    if name not in controls:
-        raise ValueError(f'a control must be one of {list(controls)}, found {name!r}')
-    d = dls.train.dataset
-    control = controls[name](d.stats, memory)
+    control,d = make_control(name, dls, memory),dls.train.dataset
     first = ImageSet(d.images, idxs=d.idxs[:memory], stats=d.stats)
     dl = dls.train.new(first, shuffle=False, drop_last=False)
     control.fit(torch.cat([control.difference(b).cpu() for b in dl]))
@@ -219,6 +226,40 @@ def control_scores(
     "Scores of all images of a loader, in their order"
     dl = dl.new(shuffle=False, drop_last=False)
     return torch.cat([control((b[0].cpu(),)) for b in dl])
+
+# %% ../nbs/07_controls.ipynb #316a7c5c
+class NoNetwork(nn.Module):
+    "Gives the images back"
+    def __init__(self,
+        *args # Sizes that a network would need
+    ):
+        super().__init__()
+        # fastai asks the parameters of a model where it is
+        self.here = nn.Parameter(torch.zeros(1), requires_grad=False)
+
+    def forward(self,
+        x:Tensor # Images (N, C, H, W)
+    )->tuple: # (x,)
+        "The images alone, where a network would add what it makes of them"
+        return x,
+
+def no_loss(
+    out:tuple, # What `NoNetwork` returns
+    *y # Labels, if there are any
+)->Tensor: # 0
+    "fastai wants a loss, even where nothing is trained"
+    return torch.zeros(())
+
+@delegates(anomaly_learner, but=['arch','loss_func','score_func','nz','nf','n_extra','lr'])
+def control_learner(
+    dls:AnomalyDataLoaders, # The data
+    score:str='half-local neighbours', # A key of `controls`
+    memory:int|None=10_000, # Training normals to fit to; None: all
+    **kwargs
+)->AnomalyLearner: # Ready to `calibrate`: there is nothing to train
+    "A learner whose score is a control; `ValueError` for an unknown name"
+    control = make_control(score, dls, memory)
+    return anomaly_learner(dls, NoNetwork, no_loss, control, **kwargs)
 
 # %% ../nbs/07_controls.ipynb #3edc0466
 def paired_ci(

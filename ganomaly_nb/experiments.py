@@ -19,6 +19,7 @@ from .networks import GANomaly
 from .scoring import make_score
 from .learner import *
 from .evaluation import *
+from .controls import *
 from .results import *
 from .baselines.vae import *
 from .baselines.anogan import *
@@ -45,8 +46,10 @@ models = dict(
     bce=bce_learner,
     anomalib=anomalib_learner,
     plain_init=plain_init_learner,
+    control=control_learner,
 )
-own_scores = dict(vae=('prob','elbo'), egbad=('fm','ce'), anogan=('anogan',))
+own_scores = dict(vae=('prob','elbo'), egbad=('fm','ce'), anogan=('anogan',),
+                  control=tuple(controls))
 sources = dict(
     digits=AnomalyDataLoaders.from_digits,
     mnist=AnomalyDataLoaders.from_mnist,
@@ -113,7 +116,7 @@ def settings(
     split_seed:int|None=None, # Of split, batches and choice of test images; None: `seed`
     protocol:str='paper', # 'paper' or 'official', see notebook 00
     scoring:str|None=None, # A score, see `check_scoring`; None: the model's default
-    epochs:int=15, # Epochs to train; the scores are those of the last one
+    epochs:int=15, # Epochs to train; the scores are those of the last. Controls: None
     n_train:int|None=None, # No more than this many training images; None: all
     n_test:int|None=None, # No more than this many test images; None: all
     held_out:float=.05, # Share of the normals set aside
@@ -130,7 +133,8 @@ def settings(
     given['split_seed'] = seed if split_seed is None else split_seed
     given['scoring'] = scoring or defaults(models[model]).get('score', model)
     given['size'] = size or defaults(sources[data])['size']
-    return check_experiment(given, options)
+    s = check_experiment(given, options)
+    return s | {'epochs':None} if model=='control' else s
 
 # %% ../nbs/30_experiments.ipynb #1cdd237a
 row_order = ('model','data','abnormal','protocol','seed','split_seed','scoring','epochs',
@@ -258,6 +262,8 @@ def train(
 )->tuple: # Trained learner; dict of how it was trained
     "Train the learner of an experiment, or read its weights if they have been kept"
     learn,how = make_learner(s, path),about()
+    if s['epochs'] is None: # a control
+        return learn,how | dict(train_images=len(learn.dls.train.dataset), seconds=0.)
     file = Path(weights)/f'{training_digest(s)}.pth' if weights else None
     if file and file.exists(): return read_weights(learn, file)
     how |= fit_experiment(learn, s, file and file.with_suffix('.checkpoint'))
@@ -289,7 +295,10 @@ def scores(
     "Anomaly scores of one kind"
     if scoring in scorings: return scorings[scoring](learn, dl)
     score,model = learn.scorer.score_func,get_model(learn.model)
-    if isinstance(model, GANomaly): learn.scorer.score_func = make_score(model, scoring)
+    if isinstance(model, NoNetwork):
+        learn.scorer.score_func = make_control(scoring, learn.dls)
+    elif isinstance(model, GANomaly):
+        learn.scorer.score_func = make_score(model, scoring)
     elif 'score' in inspect.signature(score).parameters:
         learn.scorer.score_func = partial(score, score=scoring)
     with learn.no_bar(): return learn.get_preds(dl=dl)[0]

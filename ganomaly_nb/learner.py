@@ -159,6 +159,8 @@ def check_fit(self:AnomalyLearner,
     "Raise `ValueError` for what cannot be trained"
     check_settings(n_epoch=n_epoch)
     if lr is None or isinstance(lr, (Real,str)): check_settings(lr=lr)
+    if not any(p.requires_grad for p in self.model.parameters()):
+        raise ValueError('this model has nothing to train')
     if not len(self.dls.train):
         raise ValueError('no images to train on: set learn.dls first')
     for cb in L(cbs)+self.cbs:
