@@ -411,22 +411,29 @@ def find_group(
 # %% ../nbs/06_evaluation.ipynb #7ed5ec2b
 def rehearse(
     learn:AnomalyLearner, # A trained GANomaly, with held-out normals
-    scores:list=('l1','activations','neighbours'), # Names, see `make_score`
+    scores:list|dict=('l1','activations','neighbours'), # Names, see `make_score`; or functions by name
     groups:tuple|None=None, # Of training and of held-out normals; None: `normal_groups`
     n:int=10, # Clusters, if `groups` is None
+    memory:int|None=3000, # Training normals that a score is fitted to; None: all
     seed:int=0 # Of k-means
 )->pd.DataFrame: # The best score first: mean and worst AUROC over the groups
     "Choose a score by how well it finds normals that it was not fitted to"
-    train,held_out = learn.dls.train.dataset,learn.dls.valid.dataset
+    d,held_out = learn.dls.train.dataset,learn.dls.valid.dataset
     if not len(held_out):
         raise ValueError('a rehearsal needs held-out normals, found none')
     of_train,of_held_out = normal_groups(learn, n, seed) if groups is None else groups
-    of_train,of_held_out = np.asarray(of_train),np.asarray(of_held_out)
+    if (len(of_train),len(of_held_out))!=(len(d),len(held_out)):
+        found = f'{len(of_train)} and {len(of_held_out)}'
+        raise ValueError('groups must name one group for each training and each held-out '
+                         f'normal ({len(d)} and {len(held_out)}), found {found}')
+    of_train,of_held_out = np.asarray(of_train)[:memory],np.asarray(of_held_out)
+    train = ImageSet(d.images, idxs=d.idxs[:memory], stats=d.stats)
     names,counts = np.unique(of_held_out, return_counts=True)
     odd = names[(counts>1) & (counts<len(of_held_out))]     # groups to look for
+    if not isinstance(scores, dict):
+        scores = {name:make_score(get_model(learn.model), name) for name in scores}
     rows = {}
-    for name in scores:
-        score = make_score(get_model(learn.model), name)
+    for name,score in scores.items():
         here = outputs_for(score, learn, train)
         there = outputs_for(score, learn, held_out)
         v = [find_group(score, here, there, of_train!=g, of_held_out==g) for g in odd]
