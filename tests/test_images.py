@@ -452,7 +452,8 @@ def test_no_space(tmp_path):
 
 
 slow = '''
-import sys, time, warnings
+import signal, sys, time, warnings
+signal.signal(signal.SIGINT, signal.default_int_handler) # a shell in the background ignores it
 warnings.simplefilter('ignore')
 from pathlib import Path
 from ganomaly_nb import images
