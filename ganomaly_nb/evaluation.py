@@ -411,7 +411,7 @@ def find_group(
 # %% ../nbs/06_evaluation.ipynb #7ed5ec2b
 def rehearse(
     learn:AnomalyLearner, # A trained GANomaly, with held-out normals
-    scores:list|dict=('l1','activations','neighbours'), # Names, see `make_score`; or functions by name
+    scores:list|dict=('l1','activations','neighbours'), # Names, or functions
     groups:tuple|None=None, # Of training and of held-out normals; None: `normal_groups`
     n:int=10, # Clusters, if `groups` is None
     memory:int|None=3000, # Training normals that a score is fitted to; None: all

@@ -207,11 +207,14 @@ def test_ctrl_c(n_jobs, tmp_path):
         time.sleep(5)
     scorings['interrupted'] = interrupted
     grid = {k:[v] for k,v in small.items()} | dict(abnormal=[0], scoring=['l1','mse','interrupted'])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler) # a shell in the background ignores it
     try:
         with pytest.raises(KeyboardInterrupt, match='r.csv: the same call goes on'): run_grid(grid, tmp_path/'r.csv', n_jobs=n_jobs)
         assert read_results(tmp_path/'r.csv').scoring.tolist()==['l1','mse']
         assert [len(o) for o in open_jobs(grid, tmp_path/'r.csv')]==[1]
-    finally: del scorings['interrupted']
+    finally:
+        signal.signal(signal.SIGINT, before)
+        del scorings['interrupted']
     assert not list(tmp_path.glob('*.part'))
 
 
