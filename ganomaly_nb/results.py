@@ -149,6 +149,6 @@ def budget(
     cols = ['model','data','protocol','epochs','train_images','n_test','nf','precision',
             'device']
     n_test = df.n_test.astype(object).where(df.n_test.notna(), 'all')
-    g = df.assign(n_test=n_test).groupby(cols, sort=False)
+    g = df.assign(n_test=n_test).groupby(cols, sort=False, dropna=False)
     return g.agg(seeds=('seed',listed), rows=('seed','size'),
                  dates=('date',span)).reset_index()
