@@ -15,9 +15,9 @@ from .learner import *
 from .evaluation import *
 
 # %% auto #0
-__all__ = ['controls', 'images_of', 'Control', 'Statistic', 'Brightness', 'Contrast', 'Sharpness', 'PCAResidual', 'Neighbours',
-           'blurred', 'BlurredNeighbours', 'HalfLocal', 'make_control', 'fit_control', 'control_scores', 'NoNetwork',
-           'no_loss', 'control_learner', 'paired_ci', 'verdict', 'plot_controls']
+__all__ = ['controls', 'network_options', 'images_of', 'Control', 'Statistic', 'Brightness', 'Contrast', 'Sharpness',
+           'PCAResidual', 'Neighbours', 'blurred', 'BlurredNeighbours', 'HalfLocal', 'make_control', 'fit_control',
+           'control_scores', 'NoNetwork', 'no_loss', 'control_learner', 'paired_ci', 'verdict', 'plot_controls']
 
 # %% ../nbs/07_controls.ipynb #1f8ccae6
 def images_of(
@@ -250,7 +250,10 @@ def no_loss(
     "fastai wants a loss, even where nothing is trained"
     return torch.zeros(())
 
-@delegates(anomaly_learner, but=['arch','loss_func','score_func','nz','nf','n_extra','lr'])
+# %% ../nbs/07_controls.ipynb #f5e78c15
+network_options = 'nz','nf','n_extra','lr'
+
+@delegates(anomaly_learner, but=['arch','loss_func','score_func',*network_options])
 def control_learner(
     dls:AnomalyDataLoaders, # The data
     score:str='half-local neighbours', # A key of `controls`
