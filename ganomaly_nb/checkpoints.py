@@ -95,7 +95,7 @@ def set_gathered(
 # %% ../nbs/97_checkpoints.ipynb #9500000e
 onlookers = ('TrainEvalCallback','Recorder','CastToTensor','ProgressCallback','CSVLogger',
              'ShowGraphCallback','CheckpointCallback','ResumeCallback',
-             'TerminateOnNaNCallback')
+             'TerminateOnNaNCallback','TensorBoardCallback')
 
 def data_digest(
     dl:DataLoader, # Its dataset is indexed

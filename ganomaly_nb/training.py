@@ -11,7 +11,7 @@ from .checks import check_settings
 from .networks import init_weights
 
 # %% auto #0
-__all__ = ['ganomaly_opt', 'ganomaly_splitter', 'TermsCallback', 'GANomalyCallback', 'BF16CPU']
+__all__ = ['ganomaly_opt', 'ganomaly_splitter', 'NumericOptimWrapper', 'TermsCallback', 'GANomalyCallback', 'BF16CPU']
 
 # %% ../nbs/03_training.ipynb #3e716617
 def ganomaly_splitter(
@@ -22,7 +22,16 @@ def ganomaly_splitter(
     others = [p for p in params(model) if not any(p is q for q in of_d)]
     return [others,of_d]
 
-ganomaly_opt = partial(OptimWrapper, opt=torch.optim.Adam, betas=(0.5,0.999))
+# %% ../nbs/03_training.ipynb #03a0001c
+class NumericOptimWrapper(OptimWrapper):
+    "`OptimWrapper` whose hyperparameters are all numbers, for fastai's loggers"
+    @property
+    def hypers(self):
+        "A dictionary for each parameter group, without the options that are None"
+        groups = super().hypers
+        return [{k:v for k,v in h.items() if v is not None} for h in groups]
+
+ganomaly_opt = partial(NumericOptimWrapper, opt=torch.optim.Adam, betas=(0.5,0.999))
 
 # %% ../nbs/03_training.ipynb #d2c5f2e7
 class TermsCallback(Callback):

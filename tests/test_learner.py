@@ -1,5 +1,5 @@
 "Interrupted and continued trainings, files of models, fastai's stock callbacks."
-import io, os, signal, subprocess, sys, time, warnings, zipfile
+import importlib, io, os, signal, subprocess, sys, time, types, warnings, zipfile
 import numpy as np, pytest, torch
 from pathlib import Path
 from contextlib import redirect_stdout
@@ -196,6 +196,47 @@ def test_stock_callback(tmp_path, make_cb, changes):
     assert len(learn.recorder.values)==2 and np.isfinite(learn.recorder.values[-1]).all()
     assert (weights_checksum(learn.model)!=plain)==changes
     if isinstance(cb, CSVLogger): assert len((tmp_path/'history.csv').read_text().splitlines())==3
+
+
+@pytest.fixture
+def tensorboard(monkeypatch):
+    "fastai's TensorBoardCallback on a stand-in for TensorBoard, and what is written there: name -> values"
+    written,name = {},'fastai.callback.tensorboard'
+    class SummaryWriter:
+        def __init__(self, log_dir): pass
+        def add_scalar(self, name, value, step): written.setdefault(name, []).append(float(value))
+        def add_graph(self, model, *xb): written['graph'] = [tuple(x.shape) for x in xb]
+        def add_figure(self, name, fig, step): written.setdefault('figures', []).append(len(fig.axes))
+        def close(self): written['closed'] = True
+    monkeypatch.setitem(sys.modules, 'tensorboard', types.ModuleType('tensorboard'))
+    monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', types.SimpleNamespace(SummaryWriter=SummaryWriter))
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    yield importlib.import_module(name).TensorBoardCallback,written
+    sys.modules.pop(name, None) # the next one who wants it gets the real one
+
+
+def test_tensorboard(tmp_path, tensorboard):
+    "Every hyperparameter is written as a number, every column of the progress table, a graph and pictures"
+    TensorBoardCallback,written = tensorboard
+    learn = fit(make(tmp_path), 2, cbs=TensorBoardCallback())
+    n = len(learn.recorder.losses)
+    for i in (0,1):
+        assert (written[f'lr_{i}'],written[f'mom_{i}'])==([2e-4]*len(written[f'lr_{i}']),[.5]*len(written[f'mom_{i}'])) and len(written[f'lr_{i}'])>=n
+    assert not [k for k in written if k.startswith(('foreach','fused'))]
+    for j,column in enumerate(learn.recorder.metric_names[2:-1], 1): assert np.allclose(written[column], [row[j] for row in learn.recorder.values])
+    assert written['graph']==[(16,1,16,16)] and len(written['figures'])==2 and written['closed']
+    looks = fit(make(tmp_path), 2, cbs=TensorBoardCallback(trace_model=False)) # tracing takes a batch
+    assert weights_checksum(looks.model)==weights_checksum(fit(make(tmp_path), 2).model)
+
+
+def test_continued_with_tensorboard(tmp_path, tensorboard):
+    "It only looks on: a training with it goes on without it, or with another one"
+    TensorBoardCallback,_ = tensorboard
+    whole = fit(make(tmp_path), 3, cbs=TensorBoardCallback('a'))
+    fit(make(tmp_path), 2, cbs=[TensorBoardCallback('a'), CheckpointCallback(tmp_path/'c.ckpt')])
+    for more in ([],[TensorBoardCallback('b', trace_model=False)]):
+        again = fit(make(tmp_path, seed=3), 3, cbs=more, resume=tmp_path/'c.ckpt')
+        assert weights_checksum(again.model)==weights_checksum(whole.model)
 
 
 def test_best_epoch_is_saved_and_loaded(tmp_path):
