@@ -1,8 +1,10 @@
 "Every lesson of the course is complete, and every exercise has a solution. That solutions pass, and empty starters and wrong answers do not, is shown by the notebooks in `solutions`, which `nbdev_test` runs."
-import json, os, re
+import json, math, os, re
 from pathlib import Path
-import nbformat, pandas as pd, pytest
+import nbformat, numpy as np, pandas as pd, pytest
 from nbclient import NotebookClient
+from sklearn.metrics import roc_auc_score
+from ganomaly_nb.course import exercise
 
 nbs = Path(__file__).parent.parent/'nbs'
 course = nbs/'course'
@@ -56,6 +58,22 @@ def test_exercises(path):
     stored = json.dumps([c.outputs for c in nbformat.read(path, as_version=4).cells if c.cell_type=='code'])
     assert stored.count('not answered yet')==len(names) and f'0 of {len(names)} exercises solved' in stored
     assert f'{len(names)} of {len(names)} exercises solved' in json.dumps(nbformat.read(solution, as_version=4).cells[-1].outputs)
+
+
+def ppv(error): return lambda tpr, fpr, prevalence: (1+error)*prevalence*tpr/(prevalence*tpr + (1-prevalence)*fpr)
+
+
+@pytest.mark.parametrize('lesson,name,right,wrong', [
+    ('01_one_class', 'warm_up_2', (.83, .8333, .837), (.829, .838)), # 5/6 in two decimals
+    ('07_operating_points', 'core_1', (ppv(0), ppv(5e-5), ppv(-5e-5)), (ppv(2e-4), ppv(-2e-4))),
+    ('07_operating_points', 'stretch_2', (2995, 3000), (2994, 2996, 2999, 3001))])
+def test_near_misses(lesson, name, right, wrong):
+    "A check takes what is right, and nothing just beyond its tolerance; it stands by itself, so the lesson need not run"
+    source = next(c for c in cells(course/f'{lesson}.ipynb', 'code') if name in check.findall(c))
+    here = dict(np=np, math=math, auroc=roc_auc_score, exercise=exercise)
+    exec(source, here)
+    for answer in (*right, *wrong): here[name](answer)
+    assert here[name].outcomes==[True]*len(right) + [False]*len(wrong), here[name].outcomes
 
 
 def test_solutions_are_run():
