@@ -13,7 +13,7 @@ from .images import *
 
 # %% auto #0
 __all__ = ['as_array', 'array_white', 'kept_pixels', 'labelled_pixels', 'same_kind', 'array_pixels', 'squeeze_to', 'row_digests',
-           'check_labels', 'split_pairs', 'ImageSet', 'AnomalyDL', 'show_grid']
+           'check_labels', 'split_pairs', 'ImageSet', 'array_names', 'AnomalyDL', 'show_grid']
 
 # %% ../nbs/94_batches.ipynb #5ee1a094
 def as_array(
@@ -219,6 +219,16 @@ def pairs(self:ImageSet)->L: # Of (image, label), or of images if labels are not
         return torch.as_tensor(self.images[[i]])[0]
     images = L(image(o, i) for o,i in zip(self.items, self.idxs.tolist()))
     return images if self.y is None else images.zipwith(self.y.tolist())
+
+# %% ../nbs/94_batches.ipynb #bff22301
+def array_names(
+    train, # `ImageSet` of training images
+    valid, # Of held-out normals, from the same array
+    test # Of test images
+)->list: # Of each of the three, what its images are called
+    "Names such as `x_train[3]`, for messages"
+    arrays = ('x_train',train),('x_train',valid),('x_test',test)
+    return [o.items.map(lambda i: f'{name}[{i}]') for name,o in arrays]
 
 # %% ../nbs/94_batches.ipynb #c39a6238
 class AnomalyDL(DataLoader):

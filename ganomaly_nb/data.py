@@ -16,9 +16,9 @@ from .images import *
 _all_ = ['check_size', 'load_image', 'read_images', 'LazyImages', 'ImageSet', 'AnomalyDL']
 
 # %% auto #0
-__all__ = ['own_pixels', 'mnist_stats', 'anomaly_splits', 'AnomalyDataLoaders', 'found_table', 'check_sets', 'check_classes',
-           'check_protocol', 'torchvision_images', 'tree_files', 'tree_sets', 'check_size', 'load_image', 'read_images',
-           'LazyImages', 'ImageSet', 'AnomalyDL']
+__all__ = ['own_pixels', 'mnist_stats', 'anomaly_splits', 'AnomalyDataLoaders', 'found_table', 'check_sets', 'class_labels',
+           'check_protocol', 'torchvision_images', 'tree_files', 'tree_pixels', 'tree_sets', 'check_size', 'load_image',
+           'read_images', 'LazyImages', 'ImageSet', 'AnomalyDL']
 
 # %% ../nbs/00_data.ipynb #45d05bc2
 def anomaly_splits(
@@ -171,12 +171,12 @@ def note_duplicates(self:AnomalyDataLoaders,
     return self
 
 # %% ../nbs/00_data.ipynb #5ee1a049
-def check_classes(
+def class_labels(
     classes, # The class of each image
     n:int, # Number of images
     abnormal # The class that is the anomaly
-)->list: # The classes, as a list
-    "Classes as a list; raises `ValueError` unless there are `n`, and some of both kinds"
+)->np.ndarray: # bool (n,): is it the anomaly?
+    "Labels; raises `ValueError` unless there are `n` classes, and images of both kinds"
     classes = classes.tolist() if hasattr(classes, 'tolist') else list(classes)
     if len(classes)!=n:
         found = f'{len(classes)} for {n}'
@@ -191,7 +191,7 @@ def check_classes(
                          f'found {abnormal!r}')
     if known==[abnormal]:
         raise ValueError(f'no normal images: the only class is {abnormal!r}')
-    return classes
+    return np.array([c==abnormal for c in classes])
 
 # %% ../nbs/00_data.ipynb #5ee1a04a
 def check_protocol(
@@ -227,9 +227,8 @@ def from_labelled(cls:AnomalyDataLoaders,
     "Loaders of labelled images, one class of which is the anomaly"
     official = check_protocol(protocol, official)
     check_settings(held_out=held_out, n_train=n_train, seed=seed, white=white)
-    classes = check_classes(classes, len(images), abnormal)
+    y = class_labels(classes, len(images), abnormal)
     images,white = labelled_pixels(images, layout, white)
-    y = np.array([c==abnormal for c in classes])
     items = L(range(len(y)) if items is None else items)
     splits = anomaly_splits(y, official, held_out, seed, n_train)
     sets = [ImageSet(images, y[i], items[list(i)], i, stats) for i in splits]
@@ -313,7 +312,7 @@ def from_class_folders(cls:AnomalyDataLoaders,
     check_nc(nc)
     files,classes,official = class_files(path)
     check_protocol(kwargs.get('protocol', 'paper'), official)
-    check_classes(classes, len(files), abnormal)
+    class_labels(classes, len(files), abnormal)
     normals = [f for f,c in zip(files, classes) if c!=abnormal]
     white = find_white(normals) if white is None else white
     images,bad = read_images(files, size, nc, on_error, cache, white=white)
@@ -363,6 +362,22 @@ def tree_files(
     rank = tree.read_as.map({'train':0, 'test normal':1, 'test abnormal':1}).fillna(2)
     return tree.iloc[np.argsort(rank, kind='stable')].reset_index(drop=True)
 
+# %% ../nbs/00_data.ipynb #9c92a751
+def tree_pixels(
+    tree:pd.DataFrame, # Of `tree_files`
+    size:int, # Side in pixels
+    nc:int, # Channels: 1 or 3
+    white:int|None, # The value that is white in 16-bit images; None: found
+    on_error:str, # An unreadable image: 'raise' or 'skip'
+    cache # Folder of the cache of decoded images
+)->tuple: # Pixels; from the index of each unreadable image to the reason; white
+    "Read the training and the test images of a table of files"
+    kinds = ['train','test normal','test abnormal']
+    files = list(tree.file[tree.read_as.isin(kinds)])
+    if white is None: white = find_white(list(tree.file[tree.read_as=='train']))
+    images,bad = read_images(files, size, nc, on_error, cache, white=white)
+    return images,bad,white
+
 # %% ../nbs/00_data.ipynb #5ee1a068
 def tree_sets(
     tree:pd.DataFrame, # Of `tree_files`
@@ -410,13 +425,11 @@ def from_folder(cls:AnomalyDataLoaders,
     check_nc(nc)
     check_settings(held_out=held_out, n_train=n_train, seed=seed, white=white)
     tree = tree_files(path, normal)
-    files = list(tree.file[tree.read_as.isin(['train','test normal','test abnormal'])])
-    white = find_white(list(tree.file[tree.read_as=='train'])) if white is None else white
-    images,bad = read_images(files, size, nc, on_error, cache, white=white)
+    images,bad,white = tree_pixels(tree, size, nc, white, on_error, cache)
     sets = tree_sets(tree, images, bad, held_out, n_train, seed, stats)
     sets[2].masks = masks_for(sets[2].items, tree, path)
     dls = cls.from_sets(*sets, seed=seed, white=white, **kwargs)
-    dls.skipped = {files[i]:e for i,e in bad.items()}
+    dls.skipped = {tree.file[i]:e for i,e in bad.items()}
     dls._found = found_table(tree.folder, tree.read_as)
     digests = [file_digests(o.items) for o in sets]
     return dls.note_duplicates(digests, [o.items for o in sets])
@@ -450,9 +463,7 @@ def from_arrays(cls:AnomalyDataLoaders,
     sets.append(ImageSet(test, y, stats=stats))
     dls = cls.from_sets(*sets, seed=seed, white=white, **kwargs)
     digests = [L(row_digests(train))[list(i)] for i in splits] + [row_digests(test)]
-    names = [o.items.map(name.format) for name,o
-             in zip(('x_train[{}]','x_train[{}]','x_test[{}]'), sets)]
-    return dls.note_duplicates(digests, names)
+    return dls.note_duplicates(digests, array_names(*sets))
 
 # %% ../nbs/00_data.ipynb #45fb693b
 @patch

@@ -16,8 +16,7 @@ from .learner import *
 
 # %% auto #0
 __all__ = ['as_vector', 'check_scores', 'auroc', 'auprc', 'eer', 'tpr_at_fpr', 'f1_at_threshold', 'bootstrap_ci',
-           'weights_digest', 'AnomalyInterpretation', 'TestAUROCMonitorOnly', 'normal_groups', 'outputs_for',
-           'find_group', 'rehearse']
+           'weights_digest', 'AnomalyInterpretation', 'TestAUROCMonitorOnly']
 
 # %% ../nbs/06_evaluation.ipynb #daa6d5ba
 def as_vector(
@@ -363,81 +362,3 @@ class TestAUROCMonitorOnly(Callback):
         self._forget_fit()
         self.history.append(auroc(self.dls.test.dataset.y, s))
         print(f'epoch {self.epoch}: test AUROC {self.history[-1]:.3f} (monitor only)')
-
-# %% ../nbs/06_evaluation.ipynb #97fe845f
-def normal_groups(
-    learn:AnomalyLearner, # A trained GANomaly
-    n:int=10, # Clusters
-    seed:int=0 # Of k-means
-)->tuple: # The cluster of each training normal and of each held-out normal, two arrays
-    "Clusters of the directions of the codes, by scikit-learn's `KMeans`"
-    from sklearn.cluster import KMeans
-    encoder = get_model(learn.model).generator.encoder1
-    directions = []
-    for d in (learn.dls.train.dataset, learn.dls.valid.dataset):
-        dl = learn.dls.train.new(d, shuffle=False, drop_last=False)
-        with evaluating(encoder) as e: z = torch.cat([e(b[0]).float() for b in dl])
-        directions.append(F.normalize(z, dim=1).cpu().numpy())
-    train,held_out = directions
-    means = KMeans(n, n_init=3, random_state=seed).fit(train)
-    return means.labels_,means.predict(held_out)
-
-# %% ../nbs/06_evaluation.ipynb #01cc914c
-def outputs_for(
-    score, # A score function, see `make_score`
-    learn:AnomalyLearner, # A trained learner
-    d:ImageSet # Images
-)->Tensor: # Differences (N, k) for a score that is fitted to normals, else scores (N,)
-    "What a score needs to know of each image, computed once"
-    dl = learn.dls.train.new(d, shuffle=False, drop_last=False)
-    look = getattr(score, 'difference', score)
-    with evaluating(get_model(learn.model)) as m:
-        return torch.cat([look(m(b[0])).cpu() for b in dl])
-
-def find_group(
-    score, # A score function, see `make_score`
-    here:Tensor, # What it looks at in the training normals (n, k)
-    there:Tensor, # What it looks at in the held-out normals (N, k); or their scores (N,)
-    keep, # bool (n,): which of the training normals it is fitted to
-    is_odd # bool (N,): which of the held-out normals are in the group that is left out
-)->float: # AUROC
-    "How well does a score that was not fitted to a group of normals find it?"
-    s = there
-    if hasattr(score, 'fit'):
-        score.fit(here[keep])
-        s = score.score_of(there)
-    return auroc(is_odd.astype(int), s)
-
-# %% ../nbs/06_evaluation.ipynb #7ed5ec2b
-def rehearse(
-    learn:AnomalyLearner, # A trained GANomaly, with held-out normals
-    scores:list|dict=('l1','activations','neighbours'), # Names, or functions
-    groups:tuple|None=None, # Of training and of held-out normals; None: `normal_groups`
-    n:int=10, # Clusters, if `groups` is None
-    memory:int|None=3000, # Training normals that a score is fitted to; None: all
-    seed:int=0 # Of k-means
-)->pd.DataFrame: # The best score first: mean and worst AUROC over the groups
-    "Choose a score by how well it finds normals that it was not fitted to"
-    d,held_out = learn.dls.train.dataset,learn.dls.valid.dataset
-    if not len(held_out):
-        raise ValueError('a rehearsal needs held-out normals, found none')
-    of_train,of_held_out = normal_groups(learn, n, seed) if groups is None else groups
-    if (len(of_train),len(of_held_out))!=(len(d),len(held_out)):
-        found = f'{len(of_train)} and {len(of_held_out)}'
-        raise ValueError('groups must name one group for each training and each held-out '
-                         f'normal ({len(d)} and {len(held_out)}), found {found}')
-    of_train,of_held_out = np.asarray(of_train)[:memory],np.asarray(of_held_out)
-    train = ImageSet(d.images, idxs=d.idxs[:memory], stats=d.stats)
-    names,counts = np.unique(of_held_out, return_counts=True)
-    odd = names[(counts>1) & (counts<len(of_held_out))]     # groups to look for
-    if not isinstance(scores, dict):
-        scores = {name:make_score(get_model(learn.model), name) for name in scores}
-    rows = {}
-    for name,score in scores.items():
-        here = outputs_for(score, learn, train)
-        there = outputs_for(score, learn, held_out)
-        v = [find_group(score, here, there, of_train!=g, of_held_out==g) for g in odd]
-        rows[name] = np.mean(v),min(v),len(v)
-    columns = ['mean','worst','groups']
-    table = pd.DataFrame.from_dict(rows, orient='index', columns=columns)
-    return table.sort_values('mean', ascending=False)
