@@ -53,8 +53,8 @@ def groups_to_find(
     names,counts = np.unique(of_held_out, return_counts=True)
     odd = names[(counts>1) & (counts<len(of_held_out))]
     if not len(odd):
-        raise ValueError('a rehearsal needs two groups among the held-out normals, one of '
-                         f'them with two images or more; found {len(names)} groups')
+        raise ValueError('a rehearsal needs two groups among the held-out normals, and '
+                         f'two images in one of them; found {len(names)} groups')
     return odd
 
 # %% ../nbs/07a_rehearsal.ipynb #01cc914c
@@ -101,7 +101,7 @@ def find_groups(
 # %% ../nbs/07a_rehearsal.ipynb #7ed5ec2b
 def rehearse(
     learn:AnomalyLearner, # A trained GANomaly, with held-out normals
-    scores=('l1','activations','neighbours'), # Names, see `make_score`; or a dictionary
+    scores=('l1','activations','neighbours'), # Names; or scores by name
     groups:tuple|None=None, # Of training and of held-out normals; None: `normal_groups`
     n:int=10, # Clusters, if `groups` is None
     memory:int|None=3000, # Training normals that a score is fitted to; None: all
