@@ -37,6 +37,7 @@ def test_notebook_as_stored(path):
     out = json.dumps([c['outputs'] for c in code])
     for bad in (r'Warning', r'Traceback', r'/(?:home|root|tmp|work|Users)/', r'<progress', r'\\r', r'widget-view'): assert not re.search(bad, out), f'{bad} in an output'
     assert path.stat().st_size<200_000 and len(nb['cells'])<=100
+    assert len({c['id'] for c in nb['cells']})==len(nb['cells']), 'two cells of one id'
     source = '\n'.join(''.join(c['source']) for c in nb['cells'])
     assert 'skip_exec' not in source
     assert any(c['outputs'] for c in code), 'not executed: run `make outputs`'
