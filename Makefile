@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-plain test-browser export outputs docs lab slow bench course-times
+.PHONY: help install demo test test-all test-plain test-browser export outputs docs lab slow bench course-times
 
 help:                ## Print this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -21,8 +21,13 @@ install: $(STAMP)    ## Set up .venv with the pinned packages of constraints.txt
 demo: $(STAMP)       ## Train on scikit-learn's digits, print AUROCs, write plots into demo/
 	ganomaly_demo
 
-test: $(STAMP)       ## Run everything that must hold: in sync, clean, notebooks, pytest
-	OMP_NUM_THREADS=1 python -m pytest -q -n auto --dist worksteal tests --ignore=tests/browser
+PYTEST := OMP_NUM_THREADS=1 python -m pytest -q -n auto --dist worksteal tests --ignore=tests/browser
+
+test: $(STAMP)       ## In sync and clean, the notebooks that make the package, all quick tests
+	$(PYTEST) -m 'not slow'
+
+test-all: $(STAMP)   ## Everything that must hold, as in CI: lessons and result notebooks, too
+	$(PYTEST)
 
 PACKAGES ?= --upgrade
 test-plain:          ## What `pip install .` gives, in .plain: the newest packages, or PACKAGES='-c constraints-lowest.txt'

@@ -12,6 +12,7 @@ def pytest_report_header(config):
     if collect_ignore: return f'without nbdev, so these are left out: {", ".join(collect_ignore)}'
 
 def pytest_configure(config):
+    config.addinivalue_line('markers', 'slow: takes so long that `make test` leaves it to `make test-all`')
     config.addinivalue_line('filterwarnings', 'ignore:`torch.jit.script` is deprecated:FutureWarning') # fastai 2.8
 
 @pytest.fixture(scope='session')

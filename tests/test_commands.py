@@ -326,6 +326,7 @@ def test_full_disk_at_the_end(parts, tmp_path):
 
 def shell(line, env): return subprocess.run(line, shell=True, capture_output=True, text=True, env=env, executable='/bin/bash')
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform=='win32', reason='pipes and devices of Unix')
 def test_output_in_a_shell(parts, model, env, tmp_path):
     fill(tmp_path/'many', 12, name='x'*150+'{}ä.png')

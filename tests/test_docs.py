@@ -130,6 +130,7 @@ def test_broken_links(tmp_path):
     assert website.broken_links(tmp_path)==['a.html: sub/b.html#x', 'a.html: sub/pic.png', 'sub/b.html: ../a.html#end', 'sub/b.html: gone.html']
 
 
+@pytest.mark.slow
 def test_nbdev_docs(env):
     "What `nbdev_docs` does before it calls Quarto. It runs every cell with an import and nothing before it, so such a cell cannot use what others made"
     code = ('from nbdev.doclinks import nbglob; from nbdev.processors import FilterDefaults; from execnb.nbio import read_nb\n'

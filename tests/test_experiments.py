@@ -15,6 +15,7 @@ results = ['model','abnormal','seed','scoring','auroc','auprc','eer','test_image
 def in_order(df): return df[results].sort_values(results[:4]).reset_index(drop=True)
 
 
+@pytest.mark.slow
 def test_killed_and_continued(tmp_path, env):
     "SIGKILL in the middle of a grid, then the same command: the rows of an undisturbed grid, and none twice"
     env = {**env, 'OMP_NUM_THREADS':'1'}
@@ -34,6 +35,7 @@ def test_killed_and_continued(tmp_path, env):
     pd.testing.assert_frame_equal(in_order(read_results(tmp_path/'a.csv')), in_order(read_results(tmp_path/'b.csv')))
 
 
+@pytest.mark.slow
 def test_many_writers(tmp_path):
     "Whoever adds rows at the same time: none is lost, none is there twice"
     row = settings(**small)
@@ -78,6 +80,7 @@ def test_every_setting_has_an_effect(change, tmp_path_factory):
     assert changed != default
 
 
+@pytest.mark.slow
 def test_dask(tmp_path):
     "The same call on a cluster of two processes gives the same rows"
     dask = pytest.importorskip('dask.distributed')
@@ -87,6 +90,7 @@ def test_dask(tmp_path):
     pd.testing.assert_frame_equal(in_order(df), in_order(run_grid(grid, tmp_path/'here.csv')))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('d_min,resets', [(1e-5,0), (10.,15)])
 def test_train_together(d_min, resets, tmp_path, env):
     "Two processes, one model: the same weights, scores and recorded terms in both, also when D is reset"

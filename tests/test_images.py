@@ -420,6 +420,7 @@ assert seen==[list(range(len(files)))]*3
 '''
 
 
+@pytest.mark.slow
 def test_two_on_one_cache(tmp_path):
     "Two processes that both have the number 1, as in two containers, of three threads each"
     numbered(tmp_path/'a', 200, 'L')
@@ -443,6 +444,7 @@ except OSError as e: print(e)
 '''
 
 
+@pytest.mark.slow
 def test_no_space(tmp_path):
     "A file that may not grow: one error before any work, and nothing left"
     file, = numbered(tmp_path/'a', 1)
@@ -467,6 +469,7 @@ images.read_images([Path(sys.argv[1])]*20_000, 16, 1, cache=sys.argv[2])
 '''
 
 
+@pytest.mark.slow
 def test_ctrl_c(tmp_path):
     "Ends at once, not after the 200 seconds that all files would take, and leaves nothing half-written"
     file, = numbered(tmp_path/'a', 1)

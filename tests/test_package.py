@@ -83,6 +83,7 @@ def parts(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_train_and_score(parts, tmp_path, env):
     model,args = tmp_path/'m.safetensors',('--size',16,'--nf',8,'--nz',10,'--bs',16,'--epochs',2,'--held_out','.3')
     out,_ = call('ganomaly_train', parts, '--out', model, *args, env=env)

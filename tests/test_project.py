@@ -47,6 +47,7 @@ def test_notebook_as_stored(path):
 
 floors = {'nbs':('0[0-4]','0[5-9]','1[0-2]','1[3-9]','2','3[0-4]','3[5-9]','[4-8]','9|index'), 'nbs/course/solutions':('0[1-5]','0[6-9]')}
 floors = [(folder,floor) for folder,those in floors.items() for floor in those]
+quick = '0[0-4]','0[5-9]','1[0-2]','2','9|index' # these make the package; `make test-all` runs the others, too
 
 
 def test_each_notebook_runs_once():
@@ -56,7 +57,7 @@ def test_each_notebook_runs_once():
         assert sum(where==folder and bool(re.match(floor, p.name)) for folder,floor in floors)==(where!='nbs/course'), p
 
 
-@pytest.mark.parametrize('folder, floor', floors)
+@pytest.mark.parametrize('folder, floor', [pytest.param(*o, marks=() if o[1] in quick else pytest.mark.slow) for o in floors])
 def test_notebooks_run(folder, floor, env):
     "nbdev's own tests: every notebook, top to bottom; on one thread, as several floors run at a time"
     cmd = 'nbdev_test', '--path', folder, '--file_re', f'^({floor})', '--skip_folder_re', '^([_.]|course)', '--n_workers', '1', '--do_print'

@@ -114,6 +114,7 @@ def test_positions_of_what_is_added(ganomaly):
         assert look(panel)!=was
 
 
+@pytest.mark.slow
 def test_nothing_piles_up(ganomaly, photos):
     "Moving a slider makes no figures and no widgets"
     def count():
