@@ -194,6 +194,7 @@ def anogan_learner(
     restarts:int=1, # Searches for each image; the best counts
     search_lr:float=0.1, # Learning rate of the search
     tol:float=0.01, # Done when the loss falls by less than this in 50 steps; 0: never
+    lr:float=1e-3, # Learning rate: the one with the least error of held-out normals
     cbs=None, # More callbacks
     **kwargs
 )->AnomalyLearner: # Ready to `fit`
@@ -201,5 +202,5 @@ def anogan_learner(
     how = dict(steps=steps, lam=lam, restarts=restarts, search_lr=search_lr, tol=tol)
     check_settings(**how)
     arch,cbs = partial(AnoGAN, **how),[AnoGANCallback(), *L(cbs)]
-    return anomaly_learner(dls, arch, GANLoss(), search_score, cbs=cbs,
+    return anomaly_learner(dls, arch, GANLoss(), search_score, lr=lr, cbs=cbs,
                            splitter=ganomaly_splitter, **kwargs)

@@ -112,6 +112,7 @@ def egbad_learner(
     dls:AnomalyDataLoaders, # The data
     alpha:float=0.9, # Weight of the reconstruction in the score
     score:str='fm', # The discriminator's term of the score: 'fm' or 'ce'
+    lr:float=1e-3, # Learning rate: the one with the least error of held-out normals
     cbs=None, # More callbacks
     **kwargs
 )->AnomalyLearner: # Ready to `fit`
@@ -119,5 +120,5 @@ def egbad_learner(
     egbad_score([torch.zeros(1,1)]*5, alpha, score) # refuses bad settings before any work
     score_func = partial(egbad_score, alpha=alpha, score=score)
     cbs = [TermsCallback(), *L(cbs)]
-    return anomaly_learner(dls, EGBAD, EGBADLoss(), score_func, cbs=cbs,
+    return anomaly_learner(dls, EGBAD, EGBADLoss(), score_func, lr=lr, cbs=cbs,
                            splitter=ganomaly_splitter, **kwargs)

@@ -119,6 +119,7 @@ def vae_learner(
     dls:AnomalyDataLoaders, # The data
     score:str='prob', # Anomaly score: 'prob' (reconstruction probability) or 'elbo'
     n_samples:int=10, # Codes drawn for each image when it is scored
+    lr:float=1e-3, # Learning rate: the one with the least error of held-out normals
     cbs=None, # More callbacks
     **kwargs
 )->AnomalyLearner: # Ready to `fit`
@@ -127,4 +128,4 @@ def vae_learner(
     arch = partial(VAE, n_samples=n_samples)
     score_func = partial(vae_score, score=score)
     cbs = [TermsCallback(), *L(cbs)]
-    return anomaly_learner(dls, arch, VAELoss(), score_func, cbs=cbs, **kwargs)
+    return anomaly_learner(dls, arch, VAELoss(), score_func, lr=lr, cbs=cbs, **kwargs)
