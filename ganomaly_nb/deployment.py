@@ -16,8 +16,8 @@ from .controls import NoNetwork
 from .baselines.anogan import AnoGAN
 
 # %% auto #0
-__all__ = ['round_down', 'PictureScorer', 'check_exportable', 'picture_shape', 'about_file', 'as_program', 'check_onnx_installed',
-           'as_onnx']
+__all__ = ['round_down', 'PictureScorer', 'check_exportable', 'picture_shape', 'about_file', 'note_windows', 'as_program',
+           'check_onnx_installed', 'as_onnx']
 
 # %% ../nbs/17_deployment.ipynb #eed788a2
 def round_down(
@@ -76,13 +76,13 @@ def check_exportable(
     learn:AnomalyLearner # A learner
 ):
     "Raise `ValueError`, with the reason, if it cannot be written as one graph"
-    if learn.recipe is None:
-        raise ValueError('only learners of a factory of this package can be exported')
     model = get_model(learn.model)
     reasons = {AnoGAN:'its score is a search by gradient descent, not one pass',
                NoNetwork:'a control has no network and no reconstruction'}
     for kind,reason in reasons.items():
         if isinstance(model, kind): raise ValueError(f'cannot be exported: {reason}')
+    if learn.recipe is None:
+        raise ValueError('only learners of a factory of this package can be exported')
     if any(isinstance(cb, (BF16CPU,MixedPrecision)) for cb in learn.cbs):
         raise ValueError('the file computes in float32, but this learner in 16 bits: '
                          'call learn.to_fp32(), then learn.calibrate()')
@@ -92,7 +92,9 @@ def picture_shape(
     learn:AnomalyLearner # A learner
 )->tuple: # Channels, height, width
     "The shape of the pictures that the model takes"
-    return tuple(learn.dls.train.dataset.images.shape[1:])
+    size = learn.dls.size
+    height,width = (size,size) if isinstance(size, int) else size
+    return learn.dls.nc,height,width
 
 def about_file(
     learn:AnomalyLearner # A learner
@@ -102,13 +104,25 @@ def about_file(
     channels,height,width = picture_shape(learn)
     about = dict(made_with=versions(), channels=channels, height=height, width=width,
                  white=getattr(d, 'white', None), fit=getattr(d, 'fit', 'squash'),
-                 calibration=None)
+                 windows=getattr(d, 'windows', None), calibration=None)
     if cal is not None:
         about['calibration'] = dict(threshold=cal.threshold, fpr=cal.fpr,
                                     method=cal.method, n=len(cal.scores))
     return about
 
-# %% ../nbs/17_deployment.ipynb #369f0a7d
+# %% ../nbs/17_deployment.ipynb #2a327980
+def note_windows(
+    learn:AnomalyLearner # A learner
+):
+    "Warn if the model scores windows of pictures"
+    step,worst = [getattr(learn.dls, k, None) for k in ('windows','worst')]
+    if step is None: return
+    _,height,width = picture_shape(learn)
+    warnings.warn(f'the file scores one window of {height} x {width} pixels. The score '
+                  f'of a picture is the mean of its {worst} worst windows, {step} pixels '
+                  'apart; threshold and p-values are those of pictures', stacklevel=3)
+
+# %% ../nbs/17_deployment.ipynb #f059fe61
 def as_program(
     learn:AnomalyLearner # A learner
 )->torch.export.ExportedProgram: # Of `PictureScorer`, for any number of pictures
@@ -123,7 +137,7 @@ def as_program(
     for node in program.graph.nodes: node.meta.pop('stack_trace', None)
     return program
 
-# %% ../nbs/17_deployment.ipynb #735796c7
+# %% ../nbs/17_deployment.ipynb #b3aaff91
 @patch
 def export_program(self:AnomalyLearner,
     file, # File to write, such as 'model.pt2'
@@ -133,13 +147,14 @@ def export_program(self:AnomalyLearner,
     file = check_new_file(file, overwrite)
     check_exportable(self)
     self.threshold_or_warn()
+    note_windows(self)
     about = {'ganomaly_nb.json':json.dumps(about_file(self))}
     data = io.BytesIO()
     torch.export.save(as_program(self), data, extra_files=about)
     write_beside(file, data.getvalue())
     return file
 
-# %% ../nbs/17_deployment.ipynb #06cb7151
+# %% ../nbs/17_deployment.ipynb #2854ea53
 def check_onnx_installed():
     "Raise `ImportError` that says what to install"
     missing = [o for o in ('onnx','onnxscript') if find_spec(o) is None]
@@ -165,7 +180,6 @@ def as_onnx(
     onnx.checker.check_model(model, full_check=True)
     return model
 
-# %% ../nbs/17_deployment.ipynb #eaf7955c
 @patch
 def export_onnx(self:AnomalyLearner,
     file, # File to write, such as 'model.onnx'
@@ -176,5 +190,6 @@ def export_onnx(self:AnomalyLearner,
     check_onnx_installed()
     check_exportable(self)
     self.threshold_or_warn()
+    note_windows(self)
     write_beside(file, as_onnx(self).SerializeToString())
     return file
