@@ -67,6 +67,18 @@ def test_scorer(learn, images, score):
     with torch.no_grad(): check_same(PictureScorer(other)(images), other, images)
 
 
+def test_ties_and_ends(learn, images):
+    "A score that meets the threshold is normal, and one that meets a held-out score counts it; maps are of images in [0, 1]"
+    scorer = PictureScorer(learn)
+    with torch.no_grad():
+        s = scorer(images[:5])['score']
+        scorer.held_out,scorer.threshold = s.clone(),s[2].clone()
+        found = scorer(images[:5])
+    assert found['is_abnormal'].equal(s>s[2]) and found['is_abnormal'].any()
+    assert found['p_value'].sort().values.tolist()==pytest.approx([2/6,3/6,4/6,5/6,1])
+    assert scorer.decode(torch.tensor([-5.,0,5])).tolist()==[0,.5,1]
+
+
 def test_onnx(learn, images, file):
     session = onnxruntime.InferenceSession(file)
     check_same(run(session, images), learn, images)
