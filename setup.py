@@ -28,7 +28,7 @@ setup(
     package_data={cfg['lib_path']: ['py.typed']},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
-    extras_require={k: cfg[f'{k}_requirements'].split() for k in ('widgets','cluster','dev')},
+    extras_require={k: cfg[f'{k}_requirements'].split() for k in ('widgets','cluster','onnx','server','dev')},
     entry_points={
         'console_scripts': lines('console_scripts'),
         'nbdev': [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"],
