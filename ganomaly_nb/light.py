@@ -20,7 +20,7 @@ def light_of(
 # %% ../nbs/98_light.ipynb #a1000009
 class LightCallback(Callback):
     "Notes brightness and contrast of the images that a learner scores"
-    order,only_looks = 60,True
+    name,order,only_looks = 'light_meter',60,True # `learn.light` is something else
 
     def before_validate(self):
         "Begin a list"
