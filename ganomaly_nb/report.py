@@ -506,7 +506,8 @@ def page_html(
     colours = dict(light=as_css(light_colours), dark=as_css(dark_colours))
     return page.substitute(
         title=f'Report on {len(rows):,} pictures', summary=esc(summary_of(good, learn)),
-        style=string.Template(style).substitute(colours), script=string.Template(script).substitute(),
+        style=string.Template(style).substitute(colours),
+        script=string.Template(script).substitute(),
         warning=f'<p class="warning" role="note">{esc(warning)}</p>' if warning else '',
         histogram=histogram(scores, cal and cal.scores, cal and cal.threshold),
         legend=legend, switch=switch, cards=shown, left_out=left, version=__version__,
