@@ -30,8 +30,8 @@ _all_ = ['CheckpointCallback', 'ResumeCallback','set_all_seeds']
 
 # %% auto #0
 __all__ = ['AnomalyLearner', 'check_same_images', 'check_held_out', 'check_metric', 'check_validation', 'anomaly_learner',
-           'ganomaly_learner', 'show_rows', 'load_exported', 'rebuild', 'load_model', 'CheckpointCallback',
-           'ResumeCallback', 'set_all_seeds']
+           'ganomaly_learner', 'show_rows', 'load_exported', 'check_light', 'rebuild', 'load_model',
+           'CheckpointCallback', 'ResumeCallback', 'set_all_seeds']
 
 # %% ../nbs/05_learner.ipynb #b5c3763f
 class AnomalyLearner(ResumableLearner):
@@ -572,6 +572,15 @@ def save_model(self:AnomalyLearner,
     return file
 
 # %% ../nbs/05_learner.ipynb #05a00056
+def check_light(
+    learn:AnomalyLearner # With a threshold
+):
+    "Raise `ValueError` unless `learn.light` is two numbers for each held-out normal"
+    expected = len(learn.calibration.scores),2
+    if learn.light is not None and learn.light.shape!=expected:
+        raise ValueError(f'light must be of shape {expected}, '
+                         f'found {tuple(learn.light.shape)}')
+
 def rebuild(
     state:dict # As `model_state` gives it
 )->AnomalyLearner: # On the CPU
@@ -587,6 +596,7 @@ def rebuild(
     if state['calibration'] is not None:
         learn.calibration = Calibration.from_state(state['calibration'])
         learn.light = state.get('light') # None in files of version 0.1.0
+        check_light(learn)
     return learn
 
 # %% ../nbs/05_learner.ipynb #05a00057
