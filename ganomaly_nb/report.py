@@ -259,7 +259,7 @@ def histogram(
     scores, # Of the new pictures (N,)
     held_out=None, # Of the held-out normals (n,)
     threshold:float=None # Where alarms begin
-)->str: # SVG, with a text alternative
+)->str: # SVG with a text alternative, and the ends of its axis
     "Two histograms, one behind the other, and the threshold"
     scores = np.asarray(scores, float)
     held_out = np.asarray([] if held_out is None else held_out, float)
@@ -278,10 +278,10 @@ def histogram(
         line = f'<line class="threshold" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="160"/>'
         n = int((scores>threshold).sum())
         words += f'; {n} lie above the threshold of {threshold:.4g}'
-    return (f'<svg viewBox="0 0 600 182" role="img" aria-label="{words}.">'
-            f'{bars(a/tallest, "held")}{bars(b/tallest, "new")}{line}'
-            f'<text x="0" y="178">{low:.3g}</text><text x="600" y="178" '
-            f'text-anchor="end">{edges[-1]:.3g} or more</text></svg>')
+    return (f'<svg viewBox="0 0 600 160" role="img" aria-label="{words}.">'
+            f'{bars(a/tallest, "held")}{bars(b/tallest, "new")}{line}</svg>'
+            f'<p class="axis quiet"><span>{low:.3g}</span>'
+            f'<span>{edges[-1]:.3g} or more</span></p>')
 
 # %% ../nbs/08e_report.ipynb #a4000027
 light_colours = dict(page='#ffffff', card='#f3f4f6', text='#1b1d21', quiet='#565b63',
@@ -309,9 +309,10 @@ a{color:var(--link)} .quiet,figcaption{color:var(--quiet)} .alarm{color:var(--al
 :focus-visible{outline:3px solid var(--link);outline-offset:2px}
 .skip{position:absolute;left:-99rem} .skip:focus{position:static}
 svg{width:100%;max-width:46rem;display:block;overflow:visible}
-svg text{fill:var(--quiet);font-size:14px} .held{fill:var(--held)}
+.axis{display:flex;justify-content:space-between;max-width:46rem;margin:0}
+.held{fill:var(--held)}
 .new{fill:var(--link);opacity:.75} .threshold{stroke:var(--alarm);stroke-width:2}
-.key{display:inline-block;width:.9em;height:.9em;border-radius:2px;margin:0 .3em 0 1em}
+.key{display:inline-block;width:.9em;height:.9em;border-radius:2px;margin:0 .3em}
 .filters{display:flex;flex-wrap:wrap;gap:.6rem 1.5rem;align-items:center;
   position:sticky;top:0;background:var(--page);padding:.6rem 0;z-index:1}
 input,button{font:inherit;color:inherit;background:var(--card);border:1px solid
@@ -493,6 +494,7 @@ def page_html(
     light = torch.tensor([[r['brightness'],r['contrast']] for r in good])
     table = drift(learn, scores, light) if cal else None
     warning = drift_warning(table, scores, cal) if cal else ''
+    if warning: warning = f'Warning of {warning}.'
     legend = '<span class="key" style="background:var(--link)"></span>these pictures'
     if cal: legend += ('<span class="key" style="background:var(--held)"></span>held-out '
                        f'normals; the line is the threshold, {cal.threshold:.4g}')
