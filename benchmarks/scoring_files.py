@@ -14,7 +14,7 @@ from ganomaly_nb.data import AnomalyDataLoaders
 from ganomaly_nb.images import load_image
 from ganomaly_nb.learner import ganomaly_learner
 
-here,n_files,rounds,bs = Path(__file__).parent,2000,7,64
+here,n_files,rounds,bs = Path(__file__).parent,1000,5,64
 
 
 def make_files(folder, size):
