@@ -32,7 +32,7 @@ def same_source(
     if not len(a) or not len(b): return math.nan           # nothing to compare
     return float(ks_2samp(a, b).pvalue)
 
-# %% ../nbs/08d_drift.ipynb #a3000017
+# %% ../nbs/08d_drift.ipynb #a3000018
 def drift(
     learn:AnomalyLearner, # With a threshold
     scores, # Of the new pictures (N,)
@@ -51,7 +51,7 @@ def drift(
     rows = {k:(middle(a), middle(b), same_source(a, b)) for k,(a,b) in pairs.items()}
     return pd.DataFrame.from_dict(rows, orient='index', columns=['held_out','now','p'])
 
-# %% ../nbs/08d_drift.ipynb #a300001a
+# %% ../nbs/08d_drift.ipynb #a300001b
 def how_often(
     p:float # Between 0 and 1
 )->str: # 'once in ...'
@@ -67,7 +67,7 @@ def changed(
     verb = 'rose' if row.now>row.held_out else 'fell'
     return f'{what} {verb} from {row.held_out:.3g} to {row.now:.3g}'
 
-# %% ../nbs/08d_drift.ipynb #a300001c
+# %% ../nbs/08d_drift.ipynb #a300001d
 def drift_warning(
     table:pd.DataFrame, # Of `drift`
     scores, # Of the new pictures (N,)
@@ -89,7 +89,7 @@ def drift_warning(
                 f'are abnormal, the promised rate of false alarms does not hold for them')
     return ''
 
-# %% ../nbs/08d_drift.ipynb #a3000021
+# %% ../nbs/08d_drift.ipynb #a3000022
 def same_brightness(
     images:Tensor, # uint8 (N, C, H, W)
     brightness:float=.3 # That all shall have, between 0 and 1
