@@ -21,14 +21,18 @@ from .scoring import *
 from .learner import *
 from .evaluation import *
 from .controls import *
+from .ahead import score_blocks
+from .drift import drift, drift_warning
+from .report import write_report
 
 # %% auto #0
 __all__ = ['fail', 'one_line', 'on_terminal', 'note', 'show_progress', 'say', 'escaped_output', 'plain_warnings', 'console',
            'check_out', 'find_checkpoint', 'read_folder', 'found_lines', 'check_training', 'start_training',
-           'EpochLines', 'run_training', 'rates', 'compare', 'model_card', 'write_model', 'read_card', 'train_model',
-           'ganomaly_train', 'is_pickle', 'open_model', 'images_at', 'read_batch', 'score_rows', 'csv_text',
-           'score_files', 'ganomaly_score', 'demo_digit', 'best_control', 'demo_row', 'plot_demo', 'check_demo',
-           'run_demo', 'ganomaly_demo', 'read_value', 'read_grid', 'check_grid_files', 'talk_aside', 'report',
+           'EpochLines', 'run_training', 'rates', 'compare', 'model_card', 'write_model', 'read_card',
+           'card_or_threshold', 'train_model', 'ganomaly_train', 'is_pickle', 'open_model', 'images_at', 'score_rows',
+           'csv_text', 'leave_out', 'warn_of_drift', 'score_files', 'report_files', 'ganomaly_score', 'recalibrate',
+           'ganomaly_calibrate', 'demo_digit', 'best_control', 'demo_row', 'plot_demo', 'check_demo', 'run_demo',
+           'ganomaly_demo', 'read_value', 'read_grid', 'check_grid_files', 'talk_aside', 'report',
            'ganomaly_experiment']
 
 # %% ../nbs/09_commands.ipynb #5b1d7c97
@@ -298,6 +302,14 @@ def read_card(
     if card: return card
     raise ValueError(f'{model} has no card: only ganomaly_train writes one')
 
+def card_or_threshold(
+    model:Path, # File of a model
+    learn:AnomalyLearner # The same, opened
+)->list: # Texts
+    "The card of a model; of one without a card its threshold"
+    try: return read_card(model)
+    except ValueError: return [str(learn.calibration)]
+
 # %% ../nbs/09_commands.ipynb #09c00020
 def train_model(
     s:Namespace # The arguments of `ganomaly_train`
@@ -379,30 +391,13 @@ def images_at(
     if not files: raise ValueError(f'no images in {path}')
     return list(files)
 
-# %% ../nbs/09_commands.ipynb #5b1d7ca5
-def read_batch(
-    files:list, # Image files
-    dls:AnomalyDataLoaders, # Those of the model: size, channels and white
-    skip_errors:bool # List unreadable files on standard error; False: exit
-)->tuple: # The files that could be read, and their pixels
-    "Read a few image files"
-    names,images = [],[]
-    for f in files:
-        try: images.append(load_image(f, dls.size, dls.nc, white=dls.white))
-        except (ValueError,OSError) as e:
-            if not skip_errors: fail(e)
-            note(f'left out: {e}')
-        else: names.append(f)
-    return names,images
-
 # %% ../nbs/09_commands.ipynb #5b1d7ca7
 def score_rows(
     learn:AnomalyLearner, # Trained
     files:list, # Names of the images
-    images:list # The images, one a file
+    scores # Their scores (N,)
 )->list: # Rows: file, score, p-value, is it abnormal? (the last two need a threshold)
-    "Score a few images"
-    with learn.no_bar(): scores,_ = learn.get_preds(dl=learn.dls.test_dl(images))
+    "Scores with what the threshold makes of them"
     cal = learn.calibration
     if cal is None: return [(f, f'{s:.6g}', '', '') for f,s in zip(files, scores)]
     p,flags = cal.p_value(scores),cal.is_abnormal(scores).int().tolist()
@@ -417,6 +412,27 @@ def csv_text(
     csv.writer(text, lineterminator='\n').writerows(rows)
     return text.getvalue()
 
+def leave_out(
+    errors:dict, # File -> why it could not be read
+    skip_errors:bool # Go on without it; False: exit
+):
+    "List unreadable files on standard error, or exit with the first of them"
+    for e in errors.values():
+        if not skip_errors: fail(e)
+        note(f'left out: {e}')
+
+def warn_of_drift(
+    learn:AnomalyLearner, # With a threshold
+    scores, # Of all images (N,)
+    light:Tensor # Their brightness and contrast (N, 2)
+):
+    "Say it on standard error if the images are not like the normals of the threshold"
+    text = drift_warning(drift(learn, scores, light), scores, learn.calibration)
+    if text: note(f'warning: {text}')
+    if learn.light is None and len(scores)>=20:
+        note('the model does not know how bright its normals were: only scores were '
+             'compared with theirs')
+
 def score_files(
     learn:AnomalyLearner, # Trained
     files:list, # Images
@@ -425,39 +441,109 @@ def score_files(
 ):
     "CSV on standard output; exits with status 1 if there is nothing to score"
     say(csv_text([('file','score','p_value','is_abnormal')]), end='')
-    n,odd,seen = 0,0,0
-    for some in chunked(files, bs):
-        names,images = read_batch(some, learn.dls, skip_errors)
-        rows = score_rows(learn, names, images) if names else []
-        say(csv_text(rows), end='')
-        n,odd,seen = n+len(rows),odd+sum(r[3]==1 for r in rows),seen+len(some)
+    all_scores,all_light,seen = [],[],0
+    for names,scores,light,errors in score_blocks(learn, files, bs):
+        say(csv_text(score_rows(learn, names, scores)), end='')
+        leave_out(errors, skip_errors)
+        all_scores.append(scores)
+        all_light.append(light)
+        seen += len(names)+len(errors)
         show_progress('scored', seen, len(files))
+    scores,cal = torch.cat(all_scores),learn.calibration
+    n = len(scores)
     if not n: fail(f'none of {len(files)} images could be read')
-    found = f'{odd} abnormal' if learn.calibration else 'the model has no threshold'
-    note(f'scored {n} images: {found}, {len(files)-n} left out')
+    odd = f'{int(cal.is_abnormal(scores).sum())} abnormal' if cal else None
+    note(f'scored {n} images: {odd or "the model has no threshold"}, '
+         f'{len(files)-n} left out')
+    if cal: warn_of_drift(learn, scores, torch.cat(all_light))
 
 # %% ../nbs/09_commands.ipynb #5b1d7ca9
+def report_files(
+    learn:AnomalyLearner, # Trained
+    path:Path, # An image, or a folder
+    out:Path, # Folder for the report
+    card:list, # Lines about the model
+    bs:int, # Batch size
+    skip_errors:bool, # Go on without unreadable images
+    overwrite:bool # May a report that is there be replaced?
+):
+    "Score files and write a report of them"
+    if Path(path).resolve() in [out.resolve(), *out.resolve().parents]:
+        fail(f'{out} would lie among the images: name a folder outside of {path}')
+    files = images_at(path)
+    rows = write_report(learn, files, out, card, bs, skip_errors, overwrite,
+                        tell=partial(show_progress, 'scored'))
+    leave_out({r['file']:r['error'] for r in rows if 'error' in r}, True)
+    read = [r for r in rows if 'error' not in r]
+    note(f'scored {len(read)} images, {len(rows)-len(read)} left out: '
+         f'see {out/"report.html"}')
+    light = torch.tensor([[r['brightness'],r['contrast']] for r in read])
+    if learn.calibration: warn_of_drift(learn, [r['score'] for r in read], light)
+
 @call_parse
 def ganomaly_score(
     model:Path, # File that `ganomaly_train` wrote
     # an image, or a folder
     path:Param('Image, or folder whose images, at any depth, are scored', Path,
                opt=False, nargs='?')=None,
+    out:Path=None, # Write a report into this folder: page, tables, overlays
     bs:int=64, # Batch size
     skip_errors:store_true=False, # List unreadable images on standard error and go on
+    overwrite:store_true=False, # Replace the report in `out`
     trust_pickle:store_true=False, # Open a pickle, which can run any code
     card:store_true=False, # Print what the model was made of and what it is worth
     # print the version and stop
     version:Param('Print the version', action='version')=f'ganomaly_nb {__version__}'
 ):
-    "Score an image, or the images of a folder: CSV on standard output"
+    "Score an image, or the images of a folder: CSV on standard output, or a report"
     with console():
         check_settings(bs=bs)
         learn = open_model(model, trust_pickle)
         if card and path is not None: fail('--card takes a model and no images')
         if card: return say('\n'.join(read_card(model)))
         if path is None: fail('which images? Name an image or a folder after the model')
-        score_files(learn, images_at(path), bs, skip_errors)
+        if out is None: return score_files(learn, images_at(path), bs, skip_errors)
+        about = card_or_threshold(model, learn)
+        report_files(learn, path, Path(out), about, bs, skip_errors, overwrite)
+
+# %% ../nbs/09_commands.ipynb #a5000002
+def recalibrate(
+    learn:AnomalyLearner, # Trained
+    files:list, # Fresh normal images
+    fpr:float|None, # Rate of false alarms; None: as before
+    card:list # Lines about the model
+)->list: # The lines, with what is new
+    "Set a threshold with fresh normals"
+    old = learn.calibration
+    if fpr is None: fpr = old.fpr if old else .05
+    conformal_threshold(torch.zeros(len(files)), fpr)          # enough of them?
+    learn.calibrate(fpr, old.method if old else 'conformal', dl=learn.dls.test_dl(files))
+    kept = [o for o in card if not o.startswith(('Calibration(','calibrated again'))]
+    return [*kept, f'calibrated again with {len(files)} images: {learn.calibration}; '
+                   'rates above, if any, are those of an earlier threshold']
+
+@call_parse
+def ganomaly_calibrate(
+    model:Path, # File that `ganomaly_train` wrote
+    path:Path, # Folder of fresh normal images, at any depth
+    out:Path='recalibrated.safetensors', # File to write: the model, with a new threshold
+    fpr:float=None, # Rate of false alarms; as before if not given
+    overwrite:store_true=False, # Replace `out`
+    trust_pickle:store_true=False, # Open a pickle, which can run any code
+    # print the version and stop
+    version:Param('Print the version', action='version')=f'ganomaly_nb {__version__}'
+):
+    "Write a model with a new threshold, set by fresh normal images"
+    with console():
+        if fpr is not None: check_settings(fpr=fpr)
+        out = check_out(out, overwrite)
+        learn = open_model(model, trust_pickle)
+        learn.path,old = out.resolve().parent,learn.calibration
+        card = recalibrate(learn, images_at(path), fpr, card_or_threshold(model, learn))
+        write_model(learn, out, card, overwrite)
+        before = f'{old.threshold:.4g}' if old else 'none'
+        say(f'threshold: {before} before, {learn.calibration.threshold:.4g} now\n'
+            f'wrote {out}')
 
 # %% ../nbs/09_commands.ipynb #5b1d7cae
 def demo_digit(

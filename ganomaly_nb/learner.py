@@ -19,6 +19,7 @@ from .checks import check_settings
 from .checkpoints import *
 from .files import *
 from .interrupts import *
+from .light import *
 from .data import *
 from .networks import GANomaly
 from .losses import GANomalyLoss
@@ -29,13 +30,13 @@ _all_ = ['CheckpointCallback', 'ResumeCallback','set_all_seeds']
 
 # %% auto #0
 __all__ = ['AnomalyLearner', 'check_same_images', 'check_held_out', 'check_metric', 'check_validation', 'anomaly_learner',
-           'ganomaly_learner', 'show_rows', 'load_exported', 'rebuild', 'load_model', 'CheckpointCallback',
-           'ResumeCallback', 'set_all_seeds']
+           'ganomaly_learner', 'show_rows', 'load_exported', 'check_light', 'rebuild', 'load_model',
+           'CheckpointCallback', 'ResumeCallback', 'set_all_seeds']
 
 # %% ../nbs/05_learner.ipynb #b5c3763f
 class AnomalyLearner(ResumableLearner):
     "A `Learner` that predicts anomaly scores, with a threshold set on held-out normals"
-    _calibration = _dls = _mark = _sum = pending_seed = recipe = None
+    _calibration = _dls = _mark = _sum = pending_seed = recipe = light = None
 
     def __init__(self,
         *args, # As of fastai's `Learner`
@@ -53,7 +54,7 @@ class AnomalyLearner(ResumableLearner):
     def calibration(self, cal):
         self.check_weights()
         if cal is not None: self.remember_weights()
-        self._calibration = cal
+        self._calibration,self.light = cal,None
 
     @property
     def dls(self):
@@ -79,7 +80,7 @@ def is_fitted(self:AnomalyLearner)->bool: # Is there anything that belongs to th
 @patch
 def forget(self:AnomalyLearner):
     "Drop what was fitted to the weights"
-    self._calibration = self._mark = self._sum = None
+    self._calibration = self._mark = self._sum = self.light = None
     if hasattr(self, 'scorer') and hasattr(self.scorer.score_func, 'reset'):
         self.scorer.score_func.reset()
 
@@ -380,16 +381,21 @@ def ganomaly_learner(
 def calibrate(self:AnomalyLearner,
     fpr:float=0.05, # Rate of false alarms, between 0 and 1
     method:str='conformal', # 'conformal' or 'quantile', see notebook 04
-    scores:Tensor|None=None # Of normals not trained on; None: those of `dls.valid`
+    scores:Tensor|None=None, # Of normals not trained on; None: those of `dl`
+    dl:AnomalyDL|None=None # Loader of normals not trained on; None: `dls.valid`
 )->Calibration: # Also kept as `learn.calibration`
     "Set scale and threshold from held-out normals"
     check_settings(fpr=fpr)
+    look = LightCallback()
     if scores is None:
-        if not len(self.dls.valid.dataset):
+        dl = self.dls.valid if dl is None else dl
+        if not len(dl.dataset):
             raise ValueError('no held-out normals to calibrate with: '
                              'make loaders with held_out=.05, or pass scores')
-        with self.no_bar(): scores,_ = self.get_preds(dl=self.dls.valid)
+        with self.no_bar(): scores,_ = self.get_preds(dl=dl, cbs=look)
+    elif dl is not None: raise ValueError('calibrate takes scores or dl, not both')
     self.calibration = Calibration(scores, fpr, method)
+    if dl is not None: self.light = look.light
     return self._calibration
 
 # %% ../nbs/05_learner.ipynb #d79f0fc4
@@ -549,7 +555,7 @@ def model_state(self:AnomalyLearner)->dict: # A nest for `write_state`
     weights = dict(get_model(self.model).state_dict())
     return dict(self.recipe, images=images, weights=weights,
                 score=f.state_tensors() if hasattr(f, 'state_tensors') else {},
-                calibration=None if cal is None else cal.state())
+                calibration=None if cal is None else cal.state(), light=self.light)
 
 @patch
 def save_model(self:AnomalyLearner,
@@ -566,6 +572,15 @@ def save_model(self:AnomalyLearner,
     return file
 
 # %% ../nbs/05_learner.ipynb #05a00056
+def check_light(
+    learn:AnomalyLearner # With a threshold
+):
+    "Raise `ValueError` unless `learn.light` is two numbers for each held-out normal"
+    expected = len(learn.calibration.scores),2
+    if learn.light is not None and learn.light.shape!=expected:
+        raise ValueError(f'light must be of shape {expected}, '
+                         f'found {tuple(learn.light.shape)}')
+
 def rebuild(
     state:dict # As `model_state` gives it
 )->AnomalyLearner: # On the CPU
@@ -580,6 +595,8 @@ def rebuild(
     learn.remember_weights()
     if state['calibration'] is not None:
         learn.calibration = Calibration.from_state(state['calibration'])
+        learn.light = state.get('light') # None in files of version 0.1.0
+        check_light(learn)
     return learn
 
 # %% ../nbs/05_learner.ipynb #05a00057

@@ -25,7 +25,7 @@ def test_wheel(tmp_path, env):
     assert 'ganomaly_nb/py.typed' in names
     assert not [n for n in names if n.startswith(('nbs','tests','docs','benchmarks'))]
     meta = {Path(n).name: zipfile.ZipFile(wheel).read(n).decode() for n in names if n.endswith(('METADATA','entry_points.txt'))}
-    assert all(f'{c} =' in meta['entry_points.txt'] for c in ('ganomaly_train','ganomaly_score','ganomaly_demo','ganomaly_experiment'))
+    assert all(f'{c} =' in meta['entry_points.txt'] for c in ('ganomaly_train','ganomaly_score','ganomaly_calibrate','ganomaly_demo','ganomaly_experiment'))
     lines = meta['METADATA'].splitlines()
     needs = [l for l in lines if l.startswith('Requires-Dist') and 'extra ==' not in l]
     assert not [l for l in needs if 'nbdev' in l or 'ipywidgets' in l] and [l for l in needs if 'fastai' in l]
@@ -105,7 +105,7 @@ def test_errors_are_one_line(args, says, env):
 
 
 @pytest.mark.skipif(find_spec('ganomaly_nb.commands') is None, reason='commands are not in a notebook of their own yet')
-@pytest.mark.parametrize('command', ['ganomaly_train','ganomaly_score','ganomaly_demo','ganomaly_experiment'])
+@pytest.mark.parametrize('command', ['ganomaly_train','ganomaly_score','ganomaly_calibrate','ganomaly_demo','ganomaly_experiment'])
 def test_version(command, env):
     out,err = call(command, '--version', env=env)
     assert out.split()==['ganomaly_nb',metadata.version('ganomaly_nb')] and not err

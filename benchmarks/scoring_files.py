@@ -1,0 +1,86 @@
+"""How fast are files scored? `make bench`, or `python benchmarks/scoring_files.py`.
+
+The old way (each picture through `load_image` twice, one after another, a call of `get_preds` a batch) and the new one (`score_blocks`) score the same small PNG files in turns.
+A row says how many times as many pictures a second: the median of the rounds and their spread. The last rows are peaks of memory: a process of its own scores the files again and again.
+Rows go to `benchmarks/scoring_files.csv`.
+"""
+import os, platform, resource, subprocess, sys, tempfile, time
+from pathlib import Path
+import numpy as np, pandas as pd, torch
+from PIL import Image
+from fastai.basics import chunked, set_seed
+from ganomaly_nb.ahead import score_blocks
+from ganomaly_nb.data import AnomalyDataLoaders
+from ganomaly_nb.images import load_image
+from ganomaly_nb.learner import ganomaly_learner
+
+here,n_files,rounds,bs = Path(__file__).parent,1000,5,64
+
+
+def make_files(folder, size):
+    rng = np.random.default_rng(0)
+    for i in range(n_files): Image.fromarray(rng.integers(0, 256, (size,size), dtype=np.uint8)).save(folder/f'{i:05}.png')
+    return sorted(folder.iterdir())
+
+
+def learner(size):
+    set_seed(0)
+    dls = AnomalyDataLoaders.from_digits(abnormal=2, size=size, held_out=.1, n_train=64, bs=32)
+    learn = ganomaly_learner(dls, nf=16, path=tempfile.mkdtemp())
+    learn.calibrate()
+    return learn
+
+
+def old_way(learn, files):
+    "As `ganomaly_score` read and scored files before"
+    d,n = learn.dls,0
+    for some in chunked(files, bs):
+        images = [load_image(f, d.size, d.nc, white=d.white) for f in some]
+        with learn.no_bar(): scores,_ = learn.get_preds(dl=d.test_dl(images))
+        n += len(scores)
+    return n
+
+
+def new_way(learn, files): return sum(len(names) for names,*_ in score_blocks(learn, files, bs))
+
+
+def clock(f, *args):
+    start = time.perf_counter()
+    assert f(*args)==n_files
+    return time.perf_counter()-start
+
+
+def speed(size):
+    with tempfile.TemporaryDirectory() as tmp:
+        files,learn = make_files(Path(tmp), size),learner(size)
+        for f in (old_way,new_way): f(learn, files[:200]) # warm
+        pairs = [(clock(old_way, learn, files), clock(new_way, learn, files)) for _ in range(rounds)]
+    ratios = [a/b for a,b in pairs]
+    old,new = (n_files/np.median(o) for o in zip(*pairs))
+    return dict(what=f'PNG of {size} x {size}: new way / old way', value=round(float(np.median(ratios)), 2), spread=f'{min(ratios):.2f} to {max(ratios):.2f}',
+                note=f'{old:,.0f} and {new:,.0f} pictures a second, {rounds} rounds of {n_files:,}', target='>= 1.7')
+
+
+def peak(n):
+    "Megabytes at the peak of a process that scores `n` files"
+    out = subprocess.run([sys.executable, '-W', 'ignore', __file__, 'peak', str(n)], capture_output=True, text=True, check=True).stdout
+    return float(out.split()[-1])
+
+
+def score_many(n):
+    with tempfile.TemporaryDirectory() as tmp:
+        files,learn = make_files(Path(tmp), 16),learner(16)
+        many = (files*(n//n_files+1))[:n]
+        assert sum(len(names) for names,*_ in score_blocks(learn, many, bs))==n
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024)
+
+
+if __name__=='__main__':
+    torch.set_num_threads(2)
+    if sys.argv[1:2]==['peak']: sys.exit(score_many(int(sys.argv[2])))
+    rows = [speed(size) for size in (16,64)]
+    few,many = peak(10_000),peak(100_000)
+    rows.append(dict(what='peak memory: 100,000 files / 10,000 files', value=round(many/few, 3), spread='', note=f'{few:,.0f} and {many:,.0f} MB', target='<= 1.05'))
+    about = dict(cores=len(os.sched_getaffinity(0)), threads=2, load=round(os.getloadavg()[0], 1), torch=torch.__version__, python=platform.python_version())
+    for r in rows: print('{what}: {value} ({spread}) {note}'.format(**r))
+    pd.DataFrame([{**r, **about} for r in rows]).to_csv(here/'scoring_files.csv', index=False)
