@@ -9,8 +9,8 @@ from numbers import Integral, Real
 
 # %% auto #0
 __all__ = ['whole', 'number', 'no_limit', 'from_one', 'from_zero', 'positive', 'not_below_zero', 'share', 'rate', 'random_seed',
-           'settings_table', 'below_one', 'may_be_none', 'expected', 'is_allowed', 'check_settings', 'check_size',
-           'check_nc']
+           'settings_table', 'below_one', 'may_be_none', 'expected', 'is_allowed', 'check_settings', 'sides',
+           'n_halvings', 'near_sizes', 'check_size', 'check_nc']
 
 # %% ../nbs/91_checks.ipynb #e1ee3d15
 whole,number = Integral,Real # kinds of numbers that a setting may be
@@ -77,14 +77,47 @@ def check_settings(
         raise ValueError(f'{name} must be {expected(name)}, found {value!r}')
 
 # %% ../nbs/91_checks.ipynb #e0928f81
+def sides(
+    size:int|tuple # Side of a square in pixels, or (height, width)
+)->tuple: # Height and width
+    "The two sides of a size; raises `ValueError` unless there are two of at least 1"
+    pair = tuple(size) if isinstance(size, (tuple,list)) else (size,size)
+    if len(pair)==2 and all(is_allowed('side', o) for o in pair):
+        return int(pair[0]),int(pair[1])
+    raise ValueError('size must be a whole number of at least 1, '
+                     f'or two of them, (height, width), found {size!r}')
+
+# %% ../nbs/91_checks.ipynb #b3f40aee
+def n_halvings(
+    size:int|tuple # Side of a square in pixels, or (height, width)
+)->int: # Times; below 1 if the smaller side is below 8
+    "How often can both sides be halved until the smaller one has 4 to 7 pixels?"
+    return min(sides(size)).bit_length()-3
+
+# %% ../nbs/91_checks.ipynb #c670f020
+def near_sizes(
+    size:int|tuple # Side of a square in pixels, or (height, width)
+)->list: # One or two sizes: an int for a square, (height, width) otherwise
+    "Sizes below and above `size` that the networks can take"
+    h,w = [max(o, 16) for o in sides(size)]
+    step = 2**n_halvings((h,w))
+    below = h//step*step,w//step*step
+    # rounded up, the smaller side may be one that is halved once more
+    step = 2**n_halvings(-(-min(h, w)//step)*step)
+    above = -(-h//step)*step,-(-w//step)*step
+    return [o[0] if o[0]==o[1] else o for o in dict.fromkeys([below,above])]
+
+# %% ../nbs/91_checks.ipynb #4fe69299
 def check_size(
-    size:int # Side of the image in pixels
-)->int: # The same `size`
+    size:int|tuple # Side of a square image in pixels, or (height, width)
+)->int|tuple: # The same; an int for a square, and a tuple for any other
     "Return `size` if the networks can take it, else raise `ValueError`"
-    is_whole = isinstance(size, Integral) and not isinstance(size, bool)
-    if is_whole and size>=16 and size & (size-1)==0: return int(size)
-    raise ValueError('size must be a whole number, a power of two and at least 16, '
-                     f'found {size!r}')
+    h,w = sides(size)
+    near = near_sizes(size)
+    if near==[h if h==w else (h,w)]: return near[0]
+    n = n_halvings([max(o, 16) for o in (h,w)])
+    raise ValueError(f'size must have sides of at least 16 that can be halved {n} times, '
+                     f'found {size!r}: near it are {" and ".join(map(str, near))}')
 
 # %% ../nbs/91_checks.ipynb #2c149e2f
 def check_nc(
