@@ -9,7 +9,7 @@ from numbers import Integral, Real
 
 # %% auto #0
 __all__ = ['whole', 'number', 'no_limit', 'from_one', 'from_zero', 'positive', 'not_below_zero', 'share', 'rate', 'random_seed',
-           'settings_table', 'below_one', 'may_be_none', 'expected', 'is_allowed', 'check_settings', 'sides',
+           'settings_table', 'below_one', 'may_be_none', 'expected', 'is_allowed', 'check_settings', 'sides', 'as_size',
            'n_halvings', 'near_sizes', 'check_size', 'check_nc']
 
 # %% ../nbs/91_checks.ipynb #e1ee3d15
@@ -87,6 +87,14 @@ def sides(
     raise ValueError('size must be a whole number of at least 1, '
                      f'or two of them, (height, width), found {size!r}')
 
+# %% ../nbs/91_checks.ipynb #3e3473eb
+def as_size(
+    height:int, # In pixels
+    width:int # In pixels
+)->int|tuple: # The side of a square, or (height, width)
+    "One number for a square, two for any other picture"
+    return height if height==width else (height,width)
+
 # %% ../nbs/91_checks.ipynb #b3f40aee
 def n_halvings(
     size:int|tuple # Side of a square in pixels, or (height, width)
@@ -105,7 +113,7 @@ def near_sizes(
     # rounded up, the smaller side may be one that is halved once more
     step = 2**n_halvings(-(-min(h, w)//step)*step)
     above = -(-h//step)*step,-(-w//step)*step
-    return [o[0] if o[0]==o[1] else o for o in dict.fromkeys([below,above])]
+    return [as_size(*o) for o in dict.fromkeys([below,above])]
 
 # %% ../nbs/91_checks.ipynb #4fe69299
 def check_size(
@@ -114,7 +122,7 @@ def check_size(
     "Return `size` if the networks can take it, else raise `ValueError`"
     h,w = sides(size)
     near = near_sizes(size)
-    if near==[h if h==w else (h,w)]: return near[0]
+    if near==[as_size(h, w)]: return near[0]
     n = n_halvings([max(o, 16) for o in (h,w)])
     raise ValueError(f'size must have sides of at least 16 that can be halved {n} times, '
                      f'found {size!r}: near it are {" and ".join(map(str, near))}')
