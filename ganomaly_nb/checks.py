@@ -27,7 +27,7 @@ random_seed = whole, 0, False, 2**32-1
 
 settings_table = {
     **dict.fromkeys(['side','bs','n_train','n_test','nz','nf','nc','epochs'], from_one),
-    **dict.fromkeys(['every','n','bins','memory'], from_one),
+    **dict.fromkeys(['every','n','bins','memory','patience','threads'], from_one),
     **dict.fromkeys(['n_samples','restarts','steps'], from_one),
     **dict.fromkeys(['n_extra','n_epoch','n_workers'], from_zero),
     **dict.fromkeys(['lr','search_lr','contrast'], positive),
