@@ -33,10 +33,10 @@ def ahead(
 # %% ../nbs/08c_reading_ahead.ipynb #a200000b
 def try_load(
     file, # An image file
-    dls:AnomalyDataLoaders # Those of the model: size, channels and white
+    dls:AnomalyDataLoaders # Those of the model: size, channels, white and fit
 )->tuple: # uint8 (nc, size, size) and None; or None and the error, which names the file
     "Read an image as the model wants it"
-    try: return load_image(file, dls.size, dls.nc, white=dls.white),None
+    try: return load_image(file, dls.size, dls.nc, white=dls.white, fit=dls.fit),None
     except (ValueError,OSError) as e: return None,e
 
 # %% ../nbs/08c_reading_ahead.ipynb #a200000e

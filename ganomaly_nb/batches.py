@@ -5,10 +5,10 @@
 # %% ../nbs/94_batches.ipynb #4ad5d64c
 from __future__ import annotations
 import hashlib, os, random, warnings
-from torchvision.transforms.v2.functional import resize
 from fastai.basics import *
 from fastai.data.transforms import CategoryMap
-from .checks import check_size, check_settings
+from .checks import as_size, check_size, check_settings, sides
+from .fits import fit_to
 from .images import *
 
 # %% auto #0
@@ -103,21 +103,19 @@ def array_pixels(
 # %% ../nbs/94_batches.ipynb #5ee1a077
 def squeeze_to(
     x, # uint8 images (N, nc, H, W)
-    size:int|None, # Side of the result; None: as it is, if it is square
-    shape:tuple # (N, nc, H, W) of the training images, which `x` must be like
-)->Tensor: # uint8 (N, nc, size, size)
-    "Bring images to a square; `ValueError` if they are not like the training images"
+    size:int|tuple|None, # Side of the result, or (height, width); None: as it is
+    shape:tuple, # (N, nc, H, W) of the training images, which `x` must be like
+    fit:str='squash' # How they are brought to the size: 'squash', 'pad' or 'crop'
+)->Tensor: # uint8 (N, nc, height, width)
+    "Bring images to a size; `ValueError` if they are not like the training images"
     x = torch.as_tensor(x)
     nc,h,w = shape[1:]
     if tuple(x.shape[1:])!=(nc,h,w):
         raise ValueError(f'x_test must have images like x_train {(nc,h,w)}, '
                          f'found {tuple(x.shape[1:])}')
-    if size is None and h!=w:
-        raise ValueError(f'images must be square, found {(h,w)}: '
-                         f'pass a size to squeeze them')
-    size = check_size(h if size is None else size)
-    if not len(x): return x.new_empty(0, nc, size, size)
-    return resize(x.contiguous(), [size,size], antialias=True)
+    size = check_size(as_size(h, w) if size is None else size)
+    if not len(x): return x.new_empty(0, nc, *sides(size))
+    return fit_to(x.contiguous(), size, fit)
 
 # %% ../nbs/94_batches.ipynb #7e9ae0c6
 def row_digests(

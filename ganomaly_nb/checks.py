@@ -9,8 +9,8 @@ from numbers import Integral, Real
 
 # %% auto #0
 __all__ = ['whole', 'number', 'no_limit', 'from_one', 'from_zero', 'positive', 'not_below_zero', 'share', 'rate', 'random_seed',
-           'settings_table', 'below_one', 'may_be_none', 'expected', 'is_allowed', 'check_settings', 'check_size',
-           'check_nc']
+           'settings_table', 'below_one', 'may_be_none', 'expected', 'is_allowed', 'check_settings', 'sides', 'as_size',
+           'n_halvings', 'near_sizes', 'check_size', 'check_nc']
 
 # %% ../nbs/91_checks.ipynb #e1ee3d15
 whole,number = Integral,Real # kinds of numbers that a setting may be
@@ -27,7 +27,7 @@ random_seed = whole, 0, False, 2**32-1
 
 settings_table = {
     **dict.fromkeys(['side','bs','n_train','n_test','nz','nf','nc','epochs'], from_one),
-    **dict.fromkeys(['every','n','bins','memory'], from_one),
+    **dict.fromkeys(['every','n','bins','memory','patience','threads'], from_one),
     **dict.fromkeys(['n_samples','restarts','steps'], from_one),
     **dict.fromkeys(['n_extra','n_epoch','n_workers'], from_zero),
     **dict.fromkeys(['lr','search_lr','contrast'], positive),
@@ -77,14 +77,55 @@ def check_settings(
         raise ValueError(f'{name} must be {expected(name)}, found {value!r}')
 
 # %% ../nbs/91_checks.ipynb #e0928f81
+def sides(
+    size:int|tuple # Side of a square in pixels, or (height, width)
+)->tuple: # Height and width
+    "The two sides of a size; raises `ValueError` unless there are two of at least 1"
+    pair = tuple(size) if isinstance(size, (tuple,list)) else (size,size)
+    if len(pair)==2 and all(is_allowed('side', o) for o in pair):
+        return int(pair[0]),int(pair[1])
+    raise ValueError('size must be a whole number of at least 1, '
+                     f'or two of them, (height, width), found {size!r}')
+
+# %% ../nbs/91_checks.ipynb #3e3473eb
+def as_size(
+    height:int, # In pixels
+    width:int # In pixels
+)->int|tuple: # The side of a square, or (height, width)
+    "One number for a square, two for any other picture"
+    return height if height==width else (height,width)
+
+# %% ../nbs/91_checks.ipynb #b3f40aee
+def n_halvings(
+    size:int|tuple # Side of a square in pixels, or (height, width)
+)->int: # Times; below 1 if the smaller side is below 8
+    "How often can both sides be halved until the smaller one has 4 to 7 pixels?"
+    return min(sides(size)).bit_length()-3
+
+# %% ../nbs/91_checks.ipynb #c670f020
+def near_sizes(
+    size:int|tuple # Side of a square in pixels, or (height, width)
+)->list: # One or two sizes: an int for a square, (height, width) otherwise
+    "Sizes below and above `size` that the networks can take"
+    h,w = [max(o, 16) for o in sides(size)]
+    step = 2**n_halvings((h,w))
+    below = h//step*step,w//step*step
+    # rounded up, the smaller side may be one that is halved once more
+    step = 2**n_halvings(-(-min(h, w)//step)*step)
+    above = -(-h//step)*step,-(-w//step)*step
+    return [as_size(*o) for o in dict.fromkeys([below,above])]
+
+# %% ../nbs/91_checks.ipynb #4fe69299
 def check_size(
-    size:int # Side of the image in pixels
-)->int: # The same `size`
+    size:int|tuple # Side of a square image in pixels, or (height, width)
+)->int|tuple: # The same; an int for a square, and a tuple for any other
     "Return `size` if the networks can take it, else raise `ValueError`"
-    is_whole = isinstance(size, Integral) and not isinstance(size, bool)
-    if is_whole and size>=16 and size & (size-1)==0: return int(size)
-    raise ValueError('size must be a whole number, a power of two and at least 16, '
-                     f'found {size!r}')
+    h,w = sides(size)
+    near = near_sizes(size)
+    if near==[as_size(h, w)]: return near[0]
+    n = n_halvings([max(o, 16) for o in (h,w)])
+    raise ValueError(f'size must have sides of at least 16 that can be halved {n} times, '
+                     f'found {size!r}: near it are {" and ".join(map(str, near))}')
 
 # %% ../nbs/91_checks.ipynb #2c149e2f
 def check_nc(

@@ -14,6 +14,7 @@ from . import __version__
 from .checks import *
 from .files import check_new_file, read_state, write_state
 from .checkpoints import CheckpointCallback
+from .fits import check_fit
 from .images import image_files
 from .data import *
 from .losses import GANomalyLoss
@@ -21,6 +22,7 @@ from .scoring import *
 from .learner import *
 from .evaluation import *
 from .controls import *
+from .few import Patience, suit_folder
 from .ahead import score_blocks
 from .drift import drift, drift_warning
 from .report import write_report
@@ -187,8 +189,11 @@ def check_training(
     "Raise `ValueError` for the first setting that is wrong"
     check_size(s.size)
     check_nc(s.nc)
-    check_settings(epochs=s.epochs, bs=s.bs, nz=s.nz, nf=s.nf, lr=s.lr, fpr=s.fpr,
-                   held_out=s.held_out, seed=s.seed, white=s.white)
+    check_fit(s.fit)
+    check_settings(epochs=s.epochs, nz=s.nz, nf=s.nf, lr=s.lr, fpr=s.fpr, seed=s.seed,
+                   white=s.white)
+    may_miss = dict(bs=s.bs, held_out=s.held_out, patience=s.patience, threads=s.threads)
+    check_settings(**{k:v for k,v in may_miss.items() if v is not None})
     GANomalyLoss(s.w_adv, s.w_con, s.w_enc, s.norm)
     make_score(None, s.score)
 
@@ -196,8 +201,10 @@ def start_training(
     s:Namespace # The arguments of `ganomaly_train`
 )->AnomalyLearner: # Not trained yet
     "Read the folder, tell what is in it, and make the learner"
+    bs,held_out,said = suit_folder(s.path, s.normal, s.fpr, s.bs, s.held_out)
+    if said: note(said)
     dls = read_folder(s.path, s.skip_errors, size=s.size, nc=s.nc, normal=s.normal,
-                      white=s.white, held_out=s.held_out, bs=s.bs, seed=s.seed)
+                      white=s.white, held_out=held_out, bs=bs, seed=s.seed, fit=s.fit)
     for line in found_lines(dls): say(line)
     conformal_threshold(torch.zeros(len(dls.valid.dataset)), s.fpr) # enough of them?
     learn = ganomaly_learner(dls, nz=s.nz, nf=s.nf, lr=s.lr, w_adv=s.w_adv,
@@ -232,12 +239,17 @@ def run_training(
     epochs:int, # Epochs, those of the checkpoint included
     checkpoint:Path, # Where its state is kept
     resume:bool, # Go on from there?
-    overwrite:bool # May the checkpoint of another training be replaced?
+    overwrite:bool, # May the checkpoint of another training be replaced?
+    patience:int|None=None # See `Patience`; None: train all epochs
 ):
     "Train, with a checkpoint after every epoch"
     cbs = [CheckpointCallback(checkpoint, overwrite=overwrite), EpochLines()]
+    if patience: cbs.append(Patience(patience))
     with learn.no_bar(), learn.no_logging():
         learn.fit(epochs, cbs=cbs, resume=checkpoint if resume else None)
+    if patience and cbs[-1].ended:
+        note(f'ended after epoch {cbs[-1].ended}: the loss of held-out normals had not '
+             f'fallen for {patience} epochs')
 
 # %% ../nbs/09_commands.ipynb #5b1d7c9d
 def rates(
@@ -272,7 +284,8 @@ def model_card(
     "What a model was made of, and what it is worth"
     d,kept = learn.dls,learn.recipe['settings']
     settings = ', '.join(f'{k}={v}' for k,v in kept.items() if k!='memory')
-    pixels = f'{d.size} x {d.size} pixels with {d.nc} channels'
+    height,width = sides(d.size)
+    pixels = f'{height} x {width} pixels ({d.fit}) with {d.nc} channels'
     lines = [f'trained on {len(d.train.dataset)} images of {pixels}; {settings}',
              str(learn.calibration)]
     kinds = len(d.test.dataset.y.unique())
@@ -316,10 +329,11 @@ def train_model(
 ):
     "Check, read, train, calibrate, measure, write"
     check_training(s)
+    if s.threads: torch.set_num_threads(s.threads)
     out = check_out(s.out, s.overwrite)
     checkpoint = find_checkpoint(out, s.resume, s.overwrite)
     learn = start_training(s)
-    run_training(learn, s.epochs, checkpoint, s.resume, s.overwrite)
+    run_training(learn, s.epochs, checkpoint, s.resume, s.overwrite, s.patience)
     learn.calibrate(s.fpr)
     card = model_card(learn)
     write_model(learn, out, card, s.overwrite)
@@ -331,12 +345,14 @@ def train_model(
 def ganomaly_train(
     path:Path, # Folder with train/normal, perhaps test/normal and test/<anything else>
     out:Path='model.safetensors', # File to write; a name in .pkl: fastai's export
-    size:int=64, # Side of the images in pixels: a power of two, at least 16
+    # side of the images in pixels, or height,width
+    size:Param('Side of the images in pixels, or height,width', read_value)=64,
+    fit:str='squash', # How pictures are brought to the size: squash, pad or crop
     nc:int=3, # Channels: 1 (grey) or 3 (RGB)
     normal:str=None, # Name of the folders of normal images, if it is unusual
     white:int=None, # Grey value that is white in 16-bit images; found if not given
     epochs:int=15, # Epochs to train
-    bs:int=64, # Batch size
+    bs:int=None, # Batch size; 64, or less if there are fewer training images
     nz:int=100, # Length of the latent vector
     nf:int=64, # Feature maps after the first convolution
     lr:float=2e-4, # Learning rate
@@ -345,9 +361,11 @@ def ganomaly_train(
     w_enc:float=1, # Weight of the encoder loss
     norm:str='code', # Distances of the authors' code, or of the paper
     score:str='l1', # l1, mse, mahalanobis, activations or neighbours
-    held_out:float=0.1, # Share of the normals set aside for the threshold
+    held_out:float=None, # Share of the normals set aside; .05, or what --fpr needs
     fpr:float=0.05, # Rate of false alarms
+    patience:int=None, # Stop after so many epochs without a lower held-out loss
     seed:int=0, # Of weights, split and batches
+    threads:int=None, # Of the processor; all that there are if not given
     bf16:store_true=False, # Train in bfloat16
     resume:store_true=False, # Go on with a training that was stopped
     skip_errors:store_true=False, # Leave out unreadable images instead of stopping

@@ -5,11 +5,11 @@
 # %% ../nbs/00_data.ipynb #023bd503
 from __future__ import annotations
 import os, warnings
-from torchvision.transforms.v2.functional import resize
 from fastai.basics import *
 from fastai.data.external import fastai_path
 from .batches import *
-from .checks import check_size, check_nc, check_settings
+from .checks import as_size, check_size, check_nc, check_settings, sides
+from .fits import check_fit, fit_to
 from .folders import *
 from .images import *
 
@@ -50,6 +50,7 @@ class AnomalyDataLoaders(DataLoaders):
     "Loaders of normals `train`, held-out normals `valid` and a labelled test set `test`"
     vocab = L('normal','abnormal')
     white = None # The grey value that is white in 16-bit images; None: they have 8 bits
+    fit = 'squash' # How new images are brought to the size
     def __init__(self,
         train:AnomalyDL, # Shuffled normals
         valid:AnomalyDL, # Held-out normals, for calibration
@@ -68,8 +69,8 @@ class AnomalyDataLoaders(DataLoaders):
 
     @property
     def size(self):
-        "Side of the images in pixels"
-        return self.train.dataset.images.shape[-1]
+        "Side of the images in pixels, or (height, width) if they are not square"
+        return as_size(*self.train.dataset.images.shape[-2:])
 
     @property
     def nc(self):
@@ -110,9 +111,8 @@ def check_sets(
     "Raise `ValueError` unless three sets can be trained, calibrated and tested with"
     if not len(train): raise ValueError('no normal images to train on')
     *_,nc,height,width = train.images.shape
-    check_size(width)
+    check_size((height,width))
     check_nc(nc)
-    if height!=width: raise ValueError(f'images must be square, found {(height,width)}')
     for name,o in dict(train=train, valid=valid, test=test).items():
         if len(o) and tuple(o.images.shape[1:])!=(nc,height,width):
             raise ValueError(f'images of {name} must have shape {(nc,height,width)} '
@@ -139,7 +139,8 @@ def from_sets(cls:AnomalyDataLoaders,
     white:int|None=None, # The grey value that is white in 16-bit images
     batch_tfms=None, # fastai's or torchvision's transforms of training batches in [0, 1]
     path='.', # Where a `Learner` keeps its files
-    device=None # Where batches are made; None: the GPU if there is one
+    device=None, # Where batches are made; None: the GPU if there is one
+    fit:str='squash' # How new images are brought to the size: 'squash', 'pad' or 'crop'
 )->AnomalyDataLoaders: # The three loaders
     "Loaders from three `ImageSet`s; raises `ValueError` if they do not go together"
     check_settings(bs=bs, seed=seed, white=white)
@@ -148,7 +149,7 @@ def from_sets(cls:AnomalyDataLoaders,
     if device is None: device = default_device()
     valid_dl,test_dl = AnomalyDL(valid, bs),AnomalyDL(test, bs)
     dls = cls(train_dl, valid_dl, test_dl, path=path, device=device)
-    dls.white = white
+    dls.white,dls.fit = white,check_fit(fit)
     return dls
 
 # %% ../nbs/00_data.ipynb #5ee1a091
@@ -245,7 +246,7 @@ own_pixels = ['images','classes','official','items','layout','white','digests']
 @delegates(AnomalyDataLoaders.from_labelled, keep=True, but=[*own_pixels, 'protocol'])
 def from_digits(cls:AnomalyDataLoaders,
     abnormal:int=0, # The digit that is the anomaly, 0 to 9
-    size:int=16, # Side in pixels
+    size:int|tuple=16, # Side in pixels, or (height, width)
     **kwargs
 )->AnomalyDataLoaders: # Loaders of grey images
     "scikit-learn's digits (1,797 of them, 8 x 8): always there, no download"
@@ -253,7 +254,7 @@ def from_digits(cls:AnomalyDataLoaders,
     check_size(size)
     d = load_digits()
     images = torch.from_numpy(d.images*(255/16)).round().to(torch.uint8).unsqueeze(1)
-    images = resize(images, [size,size], antialias=True)
+    images = fit_to(images, size, kwargs.get('fit', 'squash'))
     return cls.from_labelled(images, d.target.tolist(), abnormal, **kwargs)
 
 # %% ../nbs/00_data.ipynb #080a695e
@@ -281,7 +282,7 @@ def torchvision_images(
 def from_mnist(cls:AnomalyDataLoaders,
     path=None, # A torchvision root (holds `MNIST/raw`); None: fastai's, downloaded once
     abnormal:int=2, # The digit that is the anomaly, 0 to 9
-    size:int=32, # Side in pixels
+    size:int|tuple=32, # Side in pixels, or (height, width)
     name:str='MNIST', # 'MNIST', or one in its format: 'FashionMNIST' or 'KMNIST'
     **kwargs
 )->AnomalyDataLoaders: # Loaders of grey images
@@ -291,7 +292,8 @@ def from_mnist(cls:AnomalyDataLoaders,
     known = 'MNIST','FashionMNIST','KMNIST'
     if name not in known: raise ValueError(f'name must be one of {known}, found {name!r}')
     x,y,official,_ = torchvision_images(name, path, f'{name}/raw')
-    images = resize(torch.from_numpy(x).unsqueeze(1), [size,size], antialias=True)
+    images = torch.from_numpy(x).unsqueeze(1)
+    images = fit_to(images, size, kwargs.get('fit', 'squash'))
     return cls.from_labelled(images, y.tolist(), abnormal, official, **kwargs)
 
 # %% ../nbs/00_data.ipynb #121c589a
@@ -300,10 +302,11 @@ def from_mnist(cls:AnomalyDataLoaders,
 def from_class_folders(cls:AnomalyDataLoaders,
     path, # Folder with `<class>/*`, or with `train/<class>/*` and `test/<class>/*`
     abnormal:str, # The class that is the anomaly
-    size:int=64, # Side in pixels
+    size:int|tuple=64, # Side in pixels, or (height, width)
     nc:int=3, # Channels: 1 (grey) or 3 (RGB)
     on_error:str='raise', # An unreadable image: 'raise', or 'skip' to `dls.skipped`
     cache=None, # Folder of the cache of decoded images
+    fit:str='squash', # How they are brought to the size: 'squash', 'pad' or 'crop'
     white:int|None=None, # The value that is white in 16-bit images; None: found
     **kwargs
 )->AnomalyDataLoaders: # The loaders
@@ -315,12 +318,12 @@ def from_class_folders(cls:AnomalyDataLoaders,
     class_labels(classes, len(files), abnormal)
     normals = [f for f,c in zip(files, classes) if c!=abnormal]
     white = find_white(normals) if white is None else white
-    images,bad = read_images(files, size, nc, on_error, cache, white=white)
+    images,bad = read_images(files, size, nc, on_error, cache, white=white, fit=fit)
     ok = [i for i in range(len(files)) if i not in bad]
     if bad: images,official = images[ok],None if official is None else official[ok]
     items,classes = [files[i] for i in ok],[classes[i] for i in ok]
     dls = cls.from_labelled(images, classes, abnormal, official, items=items, white=white,
-                            digests=file_digests(items), **kwargs)
+                            digests=file_digests(items), fit=fit, **kwargs)
     dls.skipped = {files[i]:e for i,e in bad.items()}
     return dls
 
@@ -330,7 +333,7 @@ def from_class_folders(cls:AnomalyDataLoaders,
 def from_cifar10(cls:AnomalyDataLoaders,
     path=None, # A torchvision root, or a tree `{train,test}/<class>/*`; None: fastai's
     abnormal:str='bird', # The class that is the anomaly
-    size:int=32, # Side in pixels
+    size:int|tuple=32, # Side in pixels, or (height, width)
     cache=None, # Folder of the cache of decoded images, for a tree
     **kwargs
 )->AnomalyDataLoaders: # Loaders of RGB images
@@ -341,7 +344,7 @@ def from_cifar10(cls:AnomalyDataLoaders,
         return cls.from_class_folders(path, abnormal, size=size, cache=cache, **kwargs)
     x,y,official,names = torchvision_images('CIFAR10', path, 'cifar-10-batches-py')
     images = torch.from_numpy(x).permute(0,3,1,2).contiguous()
-    images = resize(images, [size,size], antialias=True)
+    images = fit_to(images, size, kwargs.get('fit', 'squash'))
     return cls.from_labelled(images, [names[i] for i in y], abnormal, official, **kwargs)
 
 # %% ../nbs/00_data.ipynb #5ee1a065
@@ -365,17 +368,18 @@ def tree_files(
 # %% ../nbs/00_data.ipynb #9c92a751
 def tree_pixels(
     tree:pd.DataFrame, # Of `tree_files`
-    size:int, # Side in pixels
+    size:int|tuple, # Side in pixels, or (height, width)
     nc:int, # Channels: 1 or 3
     white:int|None, # The value that is white in 16-bit images; None: found
     on_error:str, # An unreadable image: 'raise' or 'skip'
-    cache # Folder of the cache of decoded images
+    cache, # Folder of the cache of decoded images
+    fit:str='squash' # How they are brought to the size
 )->tuple: # Pixels; from the index of each unreadable image to the reason; white
     "Read the training and the test images of a table of files"
     kinds = ['train','test normal','test abnormal']
     files = list(tree.file[tree.read_as.isin(kinds)])
     if white is None: white = find_white(list(tree.file[tree.read_as=='train']))
-    images,bad = read_images(files, size, nc, on_error, cache, white=white)
+    images,bad = read_images(files, size, nc, on_error, cache, white=white, fit=fit)
     return images,bad,white
 
 # %% ../nbs/00_data.ipynb #5ee1a068
@@ -408,7 +412,7 @@ def tree_sets(
 @delegates(AnomalyDataLoaders.from_sets, keep=True, but=['train','valid','test'])
 def from_folder(cls:AnomalyDataLoaders,
     path, # Folder with `train/<normal>`, `test/<normal>` and `test/<anything else>`
-    size:int=64, # Side in pixels
+    size:int|tuple=64, # Side in pixels, or (height, width)
     nc:int=3, # Channels: 1 (grey) or 3 (RGB)
     normal=None, # The name, or names, of folders of normals; None: see `normal_names`
     white:int|None=None, # The value that is white in 16-bit images; None: found
@@ -416,6 +420,7 @@ def from_folder(cls:AnomalyDataLoaders,
     n_train:int|None=None, # Use no more than this many training images
     on_error:str='raise', # An unreadable image: 'raise', or 'skip' to `dls.skipped`
     cache=None, # Folder of the cache of decoded images
+    fit:str='squash', # How they are brought to the size: 'squash', 'pad' or 'crop'
     seed:int=0, # Of the split and of the order of the batches
     stats:tuple=(0.5,0.5), # Mean and standard deviation, in the scale of [0, 1]
     **kwargs
@@ -425,10 +430,10 @@ def from_folder(cls:AnomalyDataLoaders,
     check_nc(nc)
     check_settings(held_out=held_out, n_train=n_train, seed=seed, white=white)
     tree = tree_files(path, normal)
-    images,bad,white = tree_pixels(tree, size, nc, white, on_error, cache)
+    images,bad,white = tree_pixels(tree, size, nc, white, on_error, cache, check_fit(fit))
     sets = tree_sets(tree, images, bad, held_out, n_train, seed, stats)
     sets[2].masks = masks_for(sets[2].items, tree, path)
-    dls = cls.from_sets(*sets, seed=seed, white=white, **kwargs)
+    dls = cls.from_sets(*sets, seed=seed, white=white, fit=fit, **kwargs)
     dls.skipped = {tree.file[i]:e for i,e in bad.items()}
     dls._found = found_table(tree.folder, tree.read_as)
     digests = [file_digests(o.items) for o in sets]
@@ -441,13 +446,14 @@ def from_arrays(cls:AnomalyDataLoaders,
     x_train, # Normals (N, H, W), (N, H, W, C) or (N, C, H, W): bytes, [0, 1], 16 bits
     x_test=None, # Test images; None: none
     y_test=None, # Their labels: 0 normal, 1 abnormal
-    size:int|None=None, # Side in pixels; None: the arrays' own
+    size:int|tuple|None=None, # Side, or (height, width); None: the arrays' own
     held_out:float=0.05, # Share of the training normals set aside for calibration
     n_train:int|None=None, # Use no more than this many training images
     seed:int=0, # Of the split and of the order of the batches
     stats:tuple=(0.5,0.5), # Mean and standard deviation, in the scale of [0, 1]
     layout:str|None=None, # 'CHW' or 'HWC': where the channels are; None: found
     white:int|None=None, # The value that is white, for more than 8 bits; None: found
+    fit:str='squash', # How they are brought to the size: 'squash', 'pad' or 'crop'
     **kwargs
 )->AnomalyDataLoaders: # The loaders
     "Loaders of images in memory"
@@ -456,12 +462,13 @@ def from_arrays(cls:AnomalyDataLoaders,
     n_test = 0 if x_test is None else len(x_test)
     y = check_labels([] if y_test is None else y_test, n_test, 'y_test')
     train,test,white = array_pixels(x_train, x_test, layout, white)
-    train,test = squeeze_to(train, size, train.shape),squeeze_to(test, size, train.shape)
+    check_fit(fit)
+    train,test = [squeeze_to(o, size, train.shape, fit) for o in (train,test)]
     n = np.zeros(len(train))
     splits = anomaly_splits(n, n, held_out, seed, n_train)[:2]
     sets = [ImageSet(train, np.zeros(len(i)), idxs=i, stats=stats) for i in splits]
     sets.append(ImageSet(test, y, stats=stats))
-    dls = cls.from_sets(*sets, seed=seed, white=white, **kwargs)
+    dls = cls.from_sets(*sets, seed=seed, white=white, fit=fit, **kwargs)
     digests = [L(row_digests(train))[list(i)] for i in splits] + [row_digests(test)]
     return dls.note_duplicates(digests, array_names(*sets))
 
@@ -485,7 +492,7 @@ def test_dl(self:AnomalyDataLoaders,
     paths = [o for o in items if isinstance(o, (str,os.PathLike))]
     for o in paths:
         if not os.path.isfile(o): raise FileNotFoundError(f'no such image: {o}')
-    images = LazyImages(items, self.size, self.nc, white=self.white)
+    images = LazyImages(items, self.size, self.nc, self.white, self.fit)
     new = ImageSet(images, y, items=items, stats=self.train.dataset.stats)
     bs = self.train.bs if bs is None else bs
     return AnomalyDL(new, bs=bs, **{'device':self.device, **kwargs})
@@ -493,24 +500,26 @@ def test_dl(self:AnomalyDataLoaders,
 # %% ../nbs/00_data.ipynb #5ee1a089
 @patch(cls_method=True)
 def empty(cls:AnomalyDataLoaders,
-    size:int, # Side of the images in pixels
+    size:int|tuple, # Side of the images in pixels, or (height, width)
     nc:int, # Channels: 1 (grey) or 3 (RGB)
     stats:tuple=(0.5,0.5), # Mean and standard deviation, in the scale of [0, 1]
     white:int|None=None, # The grey value that is white in 16-bit images
     bs:int=64, # Batch size
-    device=None # Where batches are made; None: the CPU
+    device=None, # Where batches are made; None: the CPU
+    fit:str='squash' # How new images are brought to the size
 )->AnomalyDataLoaders: # Loaders without images
     "Loaders that know how images come in, for a model that is read from a file"
     check_settings(white=white, bs=bs)
-    nothing = torch.empty(0, check_nc(nc), check_size(size), size, dtype=torch.uint8)
+    nothing = torch.empty(0, check_nc(nc), *sides(check_size(size)), dtype=torch.uint8)
     dls = [AnomalyDL(ImageSet(nothing, y=[], stats=stats), bs) for _ in range(3)]
     dls[0] = dls[0].new(shuffle=True, drop_last=True)
     res = cls(*dls, device=device or 'cpu')
-    res.white = white
+    res.white,res.fit = white,check_fit(fit)
     return res
 
 @patch
 def new_empty(self:AnomalyDataLoaders)->AnomalyDataLoaders: # Loaders without images
     "Empty loaders of the same kind, for an exported learner"
     stats = self.train.dataset.stats
-    return self.empty(self.size, self.nc, stats, self.white, self.train.bs, self.device)
+    return self.empty(self.size, self.nc, stats, self.white, self.train.bs, self.device,
+                      self.fit)

@@ -153,7 +153,9 @@ def check_experiment(
         raise ValueError(f'{model} has no option {unknown}: expected one of {known}')
     s = {k:given[k] for k in row_order} | own | options
     check_settings(**{k:v for k,v in s.items() if k in settings_table})
-    check_size(s['size'])
+    if isinstance(check_size(s['size']), tuple):
+        raise ValueError('size must be one number in experiments: a row has one column '
+                         f"for it, found {s['size']!r}")
     check_scoring(model, s['scoring'])
     if not isinstance(s['monitor'], bool):
         raise ValueError(f"monitor must be True or False, found {s['monitor']!r}")

@@ -6,11 +6,11 @@
 from __future__ import annotations
 import os, warnings
 from PIL import Image, ImageOps
-from torchvision.transforms.v2.functional import resize
 from fastprogress.fastprogress import progress_bar
 from fastai.basics import *
 from .cache import *
-from .checks import check_nc, check_settings
+from .checks import check_nc, check_settings, sides
+from .fits import check_fit, fit_to
 
 _all_ = ['cached','digest','file_digests'] # these come from here too
 
@@ -235,7 +235,7 @@ def _decode(src, nc, white, say):
     except Exception as e: # decoders raise anything
         raise ValueError(f'cannot read the image {src}: {e}') from None
 
-def _load(src, size, nc, white, say):
+def _load(src, size, nc, white, say, fit='squash'):
     "`load_image`, with remarks handed to `say`"
     if isinstance(src, (str,os.PathLike,Image.Image)):
         x = torch.from_numpy(_decode(src, nc, white, say)).permute(2,0,1).contiguous()
@@ -244,21 +244,24 @@ def _load(src, size, nc, white, say):
         wanted = f'{nc} channel{"s"*(nc>1)}'
         raise ValueError(f'expected an image with {wanted}, found {len(x)}: '
                          f'shape {tuple(x.shape)}')
-    return x if size is None else resize(x, [size,size], antialias=True)
+    return x if size is None else fit_to(x, size, fit)
 
 # %% ../nbs/90_images.ipynb #6e423e42
 def load_image(
     src, # Path, PIL image, or what `as_pixels` takes: array or tensor of one image
-    size:int|None=64, # Side of the result in pixels; None: as large as it is
+    size:int|tuple|None=64, # Side in pixels, or (height, width); None: as it is
     nc:int=3, # Channels of the result: 1 (grey) or 3 (RGB)
-    white:int|None=None # Grey value of white beyond 8 bits, of the data set; None: guess
-)->Tensor: # uint8 of shape (nc, size, size), or (nc, H, W) without a size
-    "Read any image as a square; raises `FileNotFoundError` or `ValueError`"
+    white:int|None=None, # Grey value of white beyond 8 bits, of the data set; None: guess
+    fit:str='squash' # How it is brought to the size: 'squash', 'pad' or 'crop'
+)->Tensor: # uint8 (nc, height, width)
+    "Read any image; raises `FileNotFoundError` or `ValueError`"
     check_nc(nc)
     check_settings(white=white)
-    if size is not None: check_settings(side=size)
+    check_fit(fit)
+    if size is not None: sides(size)
     name = f'{src}: ' if isinstance(src, (str,os.PathLike)) else ''
-    return _load(src, size, nc, white, lambda o: warnings.warn(name+o, stacklevel=2))
+    say = lambda o: warnings.warn(name+o, stacklevel=2)
+    return _load(src, size, nc, white, say, fit)
 
 # %% ../nbs/90_images.ipynb #d8d25581
 def _find_top(file):
@@ -282,10 +285,10 @@ def find_white(
     return None if white==255 else white
 
 # %% ../nbs/90_images.ipynb #13a66329
-def _try_load(file, size, nc, white):
+def _try_load(file, size, nc, white, fit='squash'):
     "Pixels, or None with the error; and what there was to remark, without the name"
     remarks = []
-    try: return _load(file, size, nc, white, remarks.append),None,remarks
+    try: return _load(file, size, nc, white, remarks.append, fit),None,remarks
     except (ValueError,OSError) as e: return None,e,remarks
 
 def _warn_of_set(remarks, files):
@@ -295,12 +298,14 @@ def _warn_of_set(remarks, files):
         warnings.warn(message, stacklevel=3)
 
 # %% ../nbs/90_images.ipynb #04e71c4e
-def _write_block(files, size, nc, white, on_error, out):
+def _write_block(files, size, nc, white, on_error, out, fit='squash'):
     "Decode `files` into the `.npy` file `out`; report white, what was left out, remarks"
     white = white or find_white(files) or 255
-    load = partial(_try_load, size=size, nc=nc, white=white)
-    n = nc*size*size # bytes of an image
-    header = dict(descr='|u1', fortran_order=False, shape=(len(files),nc,size,size))
+    load = partial(_try_load, size=size, nc=nc, white=white, fit=fit)
+    height,width = sides(size)
+    n = nc*height*width # bytes of an image
+    shape = len(files),nc,height,width
+    header = dict(descr='|u1', fortran_order=False, shape=shape)
     bad,remarks = [],{}
     with open(out, 'wb') as f:
         np.lib.format.write_array_header_1_0(f, header)
@@ -330,24 +335,27 @@ def _try_again(images, files, bad, load, on_error):
 # %% ../nbs/90_images.ipynb #fc0ba65a
 def read_images(
     files:list, # Paths of images
-    size:int=64, # Side in pixels that they are brought to
+    size:int|tuple=64, # Side in pixels that they are brought to, or (height, width)
     nc:int=3, # Channels: 1 (grey) or 3 (RGB)
     on_error:str='raise', # An unreadable image: 'raise' or 'skip'
     cache=None, # Folder of the cache; None: `ganomaly_nb` in fastai's data folder
-    white:int|None=None # Grey value of white beyond 8 bits; None: `find_white(files)`
-)->tuple: # Memory-mapped uint8 (N, nc, size, size); dict from index left out to reason
+    white:int|None=None, # Grey value of white beyond 8 bits; None: `find_white(files)`
+    fit:str='squash' # How they are brought to the size: 'squash', 'pad' or 'crop'
+)->tuple: # Memory-mapped uint8 (N, nc, h, w); dict from index left out to reason
     "Decode `files` once; raises `ValueError` or an `OSError`: no such file, a full disk"
     if on_error not in ('raise','skip'):
         raise ValueError(f"on_error must be 'raise' or 'skip', found {on_error!r}")
     check_nc(nc)
-    check_settings(side=size, white=white)
+    check_settings(white=white)
+    size = sides(size)
+    check_fit(fit)
     files = list(files)
-    name = f'{digest(files, "images", size, nc, white)}.npy'
-    make = partial(_write_block, files, size, nc, white, on_error)
+    name = f'{digest(files, "images", size, nc, white, fit)}.npy'
+    make = partial(_write_block, files, size, nc, white, on_error, fit=fit)
     out,report = cached(name, make, cache)
     images = np.load(out, mmap_mode='c')
     _warn_of_set(report['remarks'], files)
-    load = partial(_try_load, size=size, nc=nc, white=report['white'])
+    load = partial(_try_load, size=size, nc=nc, white=report['white'], fit=fit)
     return images,_try_again(images, files, report['bad'], load, on_error)
 
 # %% ../nbs/90_images.ipynb #4d45943b
@@ -355,12 +363,15 @@ class LazyImages:
     "Images that are decoded when they are indexed, with a list of indexes at a time"
     def __init__(self,
         items:list, # Anything that `load_image` takes
-        size:int=64, # Side in pixels
+        size:int|tuple=64, # Side in pixels, or (height, width)
         nc:int=3, # Channels: 1 (grey) or 3 (RGB)
-        white:int|None=None # Grey value of white beyond 8 bits, of the training set
+        white:int|None=None, # Grey value of white beyond 8 bits, of the training set
+        fit:str='squash' # How they are brought to the size: 'squash', 'pad' or 'crop'
     ):
         check_nc(nc)
-        check_settings(side=size, white=white)
+        check_settings(white=white)
+        sides(size)
+        check_fit(fit)
         store_attr()
         self.items = L(items)
         self.said = set() # remarks, each made once
@@ -368,18 +379,18 @@ class LazyImages:
     @property
     def shape(self):
         "Number of images, channels, height and width"
-        return len(self),self.nc,self.size,self.size
+        return len(self),self.nc,*sides(self.size)
 
 # %% ../nbs/90_images.ipynb #48cc0737
 @patch
 def __getitem__(self:LazyImages,
     idxs:list # Indexes of images
-)->Tensor: # uint8, of shape (len(idxs), nc, size, size)
+)->Tensor: # uint8, of shape (len(idxs), nc, h, w)
     "Decode some of the images; raises `ValueError` or `FileNotFoundError`"
     images = []
     for i in idxs:
         item = self.items[int(i)]
-        x,error,remarks = _try_load(item, self.size, self.nc, self.white)
+        x,error,remarks = _try_load(item, self.size, self.nc, self.white, self.fit)
         if error: raise error
         images.append(x)
         name = item if isinstance(item, (str,os.PathLike)) else f'image {int(i)}'

@@ -103,12 +103,12 @@ def check_same_images(
     old:AnomalyDataLoaders, # Those the model was made for
     new:AnomalyDataLoaders # Those that shall take their place
 ):
-    "Raise `ValueError` if size, channels or scale of the images differ"
+    "Raise `ValueError` if size, channels, scale or fit of the images differ"
     if not isinstance(new, AnomalyDataLoaders):
         raise TypeError(f'dls must be AnomalyDataLoaders, found {type(new).__name__}')
     def traits(dls):
         return dict(size=dls.size, nc=dls.nc, stats=tuple(dls.train.dataset.stats),
-                    white=getattr(dls, 'white', None))
+                    white=getattr(dls, 'white', None), fit=dls.fit)
     for (name,a),b in zip(traits(old).items(), traits(new).values()):
         if a!=b:
             raise ValueError(f'this model was made for images with {name}={a}, found {b}')
@@ -238,7 +238,7 @@ def no_preds(self:AnomalyLearner,
     "What `get_preds` returns for no images"
     none = torch.zeros(0)
     y = None if dl.dataset.y is None else none.long()
-    images = torch.zeros(0, self.dls.nc, self.dls.size, self.dls.size)
+    images = torch.zeros(0, *self.dls.train.dataset.images.shape[1:])
     more = [none]*(with_decoded+with_loss)
     return (*[images]*with_input, none, y, *more)
 
@@ -403,7 +403,7 @@ def calibrate(self:AnomalyLearner,
 def predict(self:AnomalyLearner,
     item, # Path, PIL image, array (H, W) or (H, W, C), or tensor (C, H, W)
     rm_type_tfms=None, # Of no use here; fastai's `predict` has it
-    with_input:bool=False # Put the image in front: (C, size, size) in [0, 1]
+    with_input:bool=False # Put the image in front: (C, h, w) in [0, 1]
 )->tuple: # 'normal' or 'abnormal'; the same as bool; the anomaly score as float
     "Score one image and compare it with the threshold"
     dl = self.dls.test_dl([item], bs=1)
@@ -551,7 +551,7 @@ def model_state(self:AnomalyLearner)->dict: # A nest for `write_state`
     "All that a model file holds"
     d,f,cal = self.dls,self.fitted_score,self.calibration
     images = dict(size=d.size, nc=d.nc, stats=tuple(d.train.dataset.stats),
-                  white=getattr(d, 'white', None), bs=d.train.bs)
+                  white=getattr(d, 'white', None), bs=d.train.bs, fit=d.fit)
     weights = dict(get_model(self.model).state_dict())
     return dict(self.recipe, images=images, weights=weights,
                 score=f.state_tensors() if hasattr(f, 'state_tensors') else {},

@@ -7,17 +7,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from torch.func import functional_call
 from fastai.basics import *
-from .checks import check_settings, check_size
+from .checks import check_settings, check_size, n_halvings, sides
 
 # %% auto #0
-__all__ = ['conv', 'convt', 'check_shape', 'Encoder', 'Decoder', 'Generator', 'Discriminator', 'init_weights', 'call_constant',
-           'GANomaly']
+__all__ = ['conv', 'convt', 'check_shape', 'feature_shape', 'Encoder', 'Decoder', 'Generator', 'Discriminator', 'init_weights',
+           'call_constant', 'GANomaly']
 
 # %% ../nbs/01_networks.ipynb #37230f38
 def conv(
     ni:int, # Channels in
     nf:int, # Channels out
-    ks:int=4, # Side of the kernel
+    ks:int|tuple=4, # Side of the kernel, or (height, width)
     stride:int=2, # 2 halves the sides of the image
     padding:int=1 # Zeros at every edge
 )->nn.Conv2d: # Without bias
@@ -28,7 +28,7 @@ def conv(
 def convt(
     ni:int, # Channels in
     nf:int, # Channels out
-    ks:int=4, # Side of the kernel
+    ks:int|tuple=4, # Side of the kernel, or (height, width)
     stride:int=2, # 2 doubles the sides of the image
     padding:int=1 # Of the convolution that this one turns round
 )->nn.ConvTranspose2d: # Without bias
@@ -46,41 +46,51 @@ def check_shape(
     wanted = ', '.join(map(str, ('N',*shape)))
     raise ValueError(f'expected {what} of shape ({wanted}), found {tuple(t.shape)}')
 
+# %% ../nbs/01_networks.ipynb #edd024d2
+def feature_shape(
+    size:int|tuple, # Side of the images in pixels, or (height, width)
+    nf:int # Feature maps after the first convolution
+)->tuple: # Channels, height and width
+    "Shape of the last features of one image: after all halvings, before the last kernel"
+    k = 2**n_halvings(check_size(size))
+    h,w = sides(size)
+    return nf*k//2,h//k,w//k
+
 # %% ../nbs/01_networks.ipynb #b2302d38
 def _encoder_layers(size, n_out, nc, nf, n_extra):
     "Names and layers of an encoder"
     check_settings(nz=n_out, nc=nc, nf=nf, n_extra=n_extra)
-    n_halvings = int(math.log2(check_size(size)//8))
+    _,*grid = feature_shape(size, nf)
     yield f'initial-conv-{nc}-{nf}', conv(nc, nf)
     yield f'initial-relu-{nf}', nn.LeakyReLU(0.2, inplace=True)
     for t in range(n_extra):
         yield f'extra-layers-{t}-{nf}-conv', conv(nf, nf, 3, 1)
         yield f'extra-layers-{t}-{nf}-batchnorm', nn.BatchNorm2d(nf)
         yield f'extra-layers-{t}-{nf}-relu', nn.LeakyReLU(0.2, inplace=True)
-    for _ in range(n_halvings):
+    for _ in range(n_halvings(size)-1):
         yield f'pyramid-{nf}-{nf*2}-conv', conv(nf, nf*2)
         nf *= 2
         yield f'pyramid-{nf}-batchnorm', nn.BatchNorm2d(nf)
         yield f'pyramid-{nf}-relu', nn.LeakyReLU(0.2, inplace=True)
-    yield f'final-{nf}-1-conv', conv(nf, n_out, 4, 1, 0)
+    yield f'final-{nf}-1-conv', conv(nf, n_out, grid, 1, 0)
 
 # %% ../nbs/01_networks.ipynb #d57424c3
 class Encoder(nn.Module):
     "$G_E$ and $E$ of section 3.1: an image to a latent vector"
     shape = None # Of one image; unknown in models that earlier releases pickled
     def __init__(self,
-        size:int=32, # Side of the image in pixels: a power of two, at least 16
+        size:int|tuple=32, # Side of the image in pixels, or (height, width)
         nz:int=100, # Length of the latent vector
         nc:int=1, # Channels of the image
         nf:int=64, # Feature maps after the first convolution; doubled as the side halves
         n_extra:int=0 # Extra convolutions of 3 x 3 at half size
     ):
         super().__init__()
-        self.shape = nc,size,size
+        self.shape = nc,*sides(size)
         self.main = nn.Sequential(OrderedDict(_encoder_layers(size, nz, nc, nf, n_extra)))
 
     def forward(self,
-        x:Tensor # Images (N, nc, size, size) in [-1, 1]
+        x:Tensor # Images (N, nc, height, width) in [-1, 1]
     )->Tensor: # Codes z (N, nz)
         "$z=G_E(x)$; raises `ValueError` for images of another shape"
         if self.shape: check_shape(x, *self.shape)
@@ -90,11 +100,11 @@ class Encoder(nn.Module):
 def _decoder_layers(size, nz, nc, nf, n_extra):
     "Names and layers of a decoder"
     check_settings(nz=nz, nc=nc, nf=nf, n_extra=n_extra)
-    nf *= check_size(size)//8
-    yield f'initial-{nz}-{nf}-convt', convt(nz, nf, 4, 1, 0)
+    nf,*grid = feature_shape(size, nf)
+    yield f'initial-{nz}-{nf}-convt', convt(nz, nf, grid, 1, 0)
     yield f'initial-{nf}-batchnorm', nn.BatchNorm2d(nf)
     yield f'initial-{nf}-relu', nn.ReLU(inplace=True)
-    for _ in range(int(math.log2(size//8))):
+    for _ in range(n_halvings(size)-1):
         yield f'pyramid-{nf}-{nf//2}-convt', convt(nf, nf//2)
         nf //= 2
         yield f'pyramid-{nf}-batchnorm', nn.BatchNorm2d(nf)
@@ -118,7 +128,7 @@ class Decoder(nn.Module):
 
     def forward(self,
         z:Tensor # Codes (N, nz)
-    )->Tensor: # Images (N, nc, size, size) in (-1, 1)
+    )->Tensor: # Images (N, nc, height, width) in (-1, 1)
         "$\\hat x=G_D(z)$; raises `ValueError` for codes of another length"
         if self.nz: check_shape(z, self.nz, what='codes')
         return self.main(z[...,None,None])
@@ -134,7 +144,7 @@ class Generator(nn.Module):
         self.encoder2 = Encoder(size, nz, nc, nf, n_extra)
 
     def forward(self,
-        x:Tensor # Images (N, nc, size, size)
+        x:Tensor # Images (N, nc, height, width)
     )->tuple: # x_hat like x, z (N, nz), z_hat (N, nz)
         "Encode, decode, encode"
         z = self.encoder1(x)
@@ -145,7 +155,7 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     "$D$ of section 3.1: the probability that an image is real, and the features $f(x)$"
     def __init__(self,
-        size:int=32, # Side of the image in pixels: a power of two, at least 16
+        size:int|tuple=32, # Side of the image in pixels, or (height, width)
         nc:int=1, # Channels of the image
         nf:int=64, # Feature maps after the first convolution
         n_extra:int=0 # Extra convolutions of 3 x 3 at half size
@@ -156,14 +166,13 @@ class Discriminator(nn.Module):
         self.classifier = nn.Sequential(layers[-1])
 
     def forward(self,
-        x:Tensor # Images (N, nc, size, size)
-    )->tuple: # p (N,) and f(x) (N, nf*size/8, 4, 4)
+        x:Tensor # Images (N, nc, height, width)
+    )->tuple: # p (N,) and f(x), see `feature_shape`
         "$D(x)$ and $f(x)$; raises `ValueError` for images of another size"
         f = self.features(x)
-        p = self.classifier(f).flatten(1)
-        if p.shape[1]!=1:
+        if f.shape[2:]!=self.classifier[0].kernel_size:
             raise ValueError(f'D is not made for images of shape {tuple(x.shape)}')
-        return p[:,0].float().sigmoid(),f
+        return self.classifier(f).flatten().float().sigmoid(),f
 
 # %% ../nbs/01_networks.ipynb #1998be53
 def init_weights(
@@ -192,21 +201,21 @@ class GANomaly(nn.Module):
     "Generator and discriminator, initialised as DCGAN"
     def __init__(self, size=32, nz=100, nc=1, nf=64, n_extra=0):
         super().__init__()
-        self.args = dict(size=size, nz=nz, nc=nc, nf=nf, n_extra=n_extra)
+        self.args = dict(size=check_size(size), nz=nz, nc=nc, nf=nf, n_extra=n_extra)
         self.generator = Generator(**self.args)
         self.discriminator = Discriminator(size, nc, nf, n_extra)
         self.apply(init_weights)
 
     def features(self,
-        x:Tensor # Images (N, nc, size, size)
-    )->Tensor: # f(x), (N, nf*size/8, 4, 4)
+        x:Tensor # Images (N, nc, height, width)
+    )->Tensor: # f(x), see `feature_shape`
         "The discriminator's last convolutional features"
         return self.discriminator.features(x)
 
 # %% ../nbs/01_networks.ipynb #0d453e04
 @patch
 def forward(self:GANomaly,
-    x:Tensor # Images (N, nc, size, size)
+    x:Tensor # Images (N, nc, height, width)
 )->tuple: # (x, x_hat, z, z_hat), and in training f(x), f(x_hat), D(x), D(x_hat) too
     "Rebuild `x`; in training, also ask the discriminator"
     x_hat,z,z_hat = self.generator(x)
@@ -248,9 +257,10 @@ def _architecture(state, path):
         found = list(state)[:3]
         raise ValueError(f'{path} is no netG of GANomaly: no encoder1 in {found}')
     nf,nc = first[0].shape[:2]
-    n_halvings = sum('.pyramid' in k for k in names)
+    n_pyramid = sum('.pyramid' in k for k in names)
     n_extra = sum('.extra-layers' in k for k in names)
-    return dict(size=8*2**n_halvings, nz=len(last[0]), nc=nc, nf=nf, n_extra=n_extra)
+    size = check_size([o*2**(n_pyramid+1) for o in last[0].shape[2:]])
+    return dict(size=size, nz=len(last[0]), nc=nc, nf=nf, n_extra=n_extra)
 
 def _load(m, state, path):
     "Load `state` into `m`; raise `ValueError` naming `path` if it does not fit"
@@ -279,7 +289,10 @@ def to_original(self:GANomaly,
     netd:str|Path, # Path of the `netD.pth` to write
     epoch:int=0 # Number of the epoch, kept in the file
 ):
-    "Write checkpoints for the authors' code; raises `FileExistsError` if one exists"
+    "Write checkpoints for the authors' code; raises an error if it could not read them"
+    if feature_shape(self.args['size'], 1)[1:]!=(4,4):
+        raise ValueError("the authors' code takes squares of powers of two only, "
+                         f"found size={self.args['size']}")
     for path in (netg,netd):
         if Path(path).exists(): raise FileExistsError(f'{path} exists')
     for path,m in ((netg,self.generator), (netd,self.discriminator)):

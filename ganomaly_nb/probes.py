@@ -140,7 +140,7 @@ def latent_path(
 # %% ../nbs/39_probes.ipynb #390f0001
 def _square(x, side, u, v):
     "Cover a square with grey"
-    across,down = [((side/2-o.abs())*x.shape[-2]+.5).clamp(0,1) for o in (u,v)]
+    across,down = [((side/2-o.abs())*min(x.shape[-2:])+.5).clamp(0,1) for o in (u,v)]
     return x.lerp(torch.full_like(x, .5), across*down)
 
 def _line(x, length, u, v, degrees):
@@ -149,15 +149,15 @@ def _line(x, length, u, v, degrees):
     along = u*math.cos(a) + v*math.sin(a)
     off = v*math.cos(a) - u*math.sin(a)
     beyond = (along.abs()-length/2).clamp(min=0)
-    distance = x.shape[-2]*torch.hypot(beyond, off) # from the line, in pixels
+    distance = min(x.shape[-2:])*torch.hypot(beyond, off) # from the line, in pixels
     ink = float(x.mean()<.5)
     return x.lerp(torch.full_like(x, ink), (1.5-distance).clamp(0,1))
 
 # %% ../nbs/39_probes.ipynb #f41cb4ab
 def corrupt(
     x:Tensor, # Image (C, H, W) in [0, 1]
-    occlusion:float=0., # Side of a grey square, in sides of the image
-    stroke:float=0., # Length of a line, in sides of the image
+    occlusion:float=0., # Side of a grey square, in shorter sides of the image
+    stroke:float=0., # Length of a line, in shorter sides of the image
     blur:float=0., # Standard deviation of a Gaussian, in pixels
     noise:float=0., # Standard deviation of what is added to every pixel
     across:float=.5, # Centre of square and line from the left, 0 to 1
@@ -168,7 +168,9 @@ def corrupt(
     "Spoil an image with a square, a line, blur and noise"
     h,w = x.shape[-2:]
     up,right = down-(torch.arange(h)+.5)/h,(torch.arange(w)+.5)/w-across
-    v,u = torch.meshgrid(up, right, indexing='ij') # from the centre
+    short = min(h, w)
+    # from the centre, in shorter sides
+    v,u = torch.meshgrid(up*(h/short), right*(w/short), indexing='ij')
     if occlusion: x = _square(x, occlusion, u, v)
     if stroke: x = _line(x, stroke, u, v, angle)
     if blur: x = gaussian_blur(x, [2*math.ceil(3*blur)+1]*2, [blur]*2)

@@ -15,6 +15,7 @@ from ipywidgets import Layout, VBox
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image as PILImage
+from .checks import sides
 from .data import *
 from .training import TermsCallback
 from .learner import *
@@ -154,14 +155,14 @@ def _repr_mimebundle_(self:Panel, **kwargs):
 
 # %% ../nbs/40_widgets.ipynb #35de4053
 def _image_row(names, size, inches):
-    "A row of square images, and a function of position, image (None: empty) and title"
+    "A row of images, and a function of position, image (None: empty) and title"
     fig = Figure(figsize=(inches*len(names),inches+.28), dpi=80)
     axs = fig.subplots(1, len(names), squeeze=False)[0]
     fig.subplots_adjust(.01, .02, .99, inches/(inches+.28), .06)
     ims = []
     for ax,name in zip(axs, names):
         cmap,vmax = ('magma',.5) if name=='difference' else ('gray',1)
-        ims.append(ax.imshow(np.ones((size,size)), cmap=cmap, vmin=0, vmax=vmax))
+        ims.append(ax.imshow(np.ones(sides(size)), cmap=cmap, vmin=0, vmax=vmax))
         ax.set(xticks=[], yticks=[])
         ax.set_title(name, fontsize=8)
     def show(k, x, title=None):
@@ -517,7 +518,7 @@ def plot(self:TrainingDashboard)->Panel:
     if self.rebuilt is None:
         raise ValueError('nothing recorded yet: pass this callback to `fit`')
     figs,curves = _curve_figures(self.names)
-    x,size = self.rebuilt[0],self.rebuilt[0].shape[-1]
+    x,size = self.rebuilt[0],self.rebuilt[0].shape[-2:]
     n,rest = len(x),['']*(len(x)-1)
     top,show_input = _image_row(['input',*rest], size, 8.9/n)
     bottom,show = _image_row(['rebuilt',*rest], size, 8.9/n)

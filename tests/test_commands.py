@@ -79,12 +79,12 @@ def refused(f, *args, **kwargs):
 
 nan,inf = float('nan'),float('inf')
 bad_settings = dict(
-    size=(0, 1, 8, 15, 17, 20, 63, -16, 100), nc=(0, 2, 4, -1), epochs=(0, -1, -100),
+    size=(0, 1, 8, 15, 17, 21, 63, -16, 100, (16,), (16,33)), nc=(0, 2, 4, -1), epochs=(0, -1, -100),
     bs=(0, -1, 41), nz=(0, -5), nf=(0, -1), lr=(0., -1e-3, nan, inf),
     w_adv=(-1., nan, inf), w_con=(-1., nan, inf), w_enc=(-.1, nan, inf),
     norm=('l1', '', 'Paper'), score=('l2', '', 'L1', 'neighbour'),
     held_out=(-.1, 1., 1.5, nan, 0., .01), fpr=(0., 1., -.1, 1.1, nan, .01),
-    seed=(-1, 2**32), white=(0, -1, 65536), normal=('schlecht', ''),
+    seed=(-1, 2**32), white=(0, -1, 65536), normal=('schlecht', ''), fit=('fill', ''), patience=(0, -1), threads=(0, -2),
 )
 
 
@@ -159,7 +159,7 @@ def test_bad_images_to_score(parts, model):
 grids = [(['digits'],'name=value'), (['=3'],'name=value'), (['seed='],'name=value'), (['seed=0','seed=1'],'twice'),
          (['seed=0,0'],'twice'), (['model=ganomoly'],'model must be'), (['data=mnits'],'data must be'),
          (['epochs=0'],'epochs'), (['epochs=-1'],'epochs'), (['epochs=two'],'epochs'), (['lr=0'],'lr'), (['nz=-1'],'nz'),
-         (['nf=0'],'nf'), (['bs=0'],'bs'), (['n_train=0'],'n_train'), (['size=20'],'size'), (['precision=fp8'],'precision'),
+         (['nf=0'],'nf'), (['bs=0'],'bs'), (['n_train=0'],'n_train'), (['size=21'],'size'), (['precision=fp8'],'precision'),
          (['protocol=mine'],'protocol'), (['stats=other'],'stats'), (['scoring=l7'],'score must be'), (['wcon=3'],'wcon'),
          (['held_out=1'],'held_out'), (['w_con=-1'],'w_con'), (['monitor=maybe'],'monitor'), (['seed=-1'],'seed')]
 

@@ -152,7 +152,7 @@ wrong = {
     'nf':(dict(nf=['8']), 'nf must be'), 'n_extra':(dict(n_extra=[-1]), 'n_extra must be'), 'lr':(dict(lr=[0]), 'lr must be'),
     'nan':(dict(lr=[float('nan')]), 'lr must be'), 'w_con':(dict(w_con=[-1]), 'w_con must be'), 'held_out':(dict(held_out=[1.]), 'held_out must be'),
     'n_train':(dict(n_train=[0]), 'n_train must be'), 'n_test':(dict(n_test=[2.5]), 'n_test must be'), 'seed':(dict(seed=[-1]), 'seed must be'),
-    'split_seed':(dict(split_seed=['a']), 'split_seed must be'), 'size':(dict(size=[28]), 'size must be'), 'monitor':(dict(monitor=['yes']), 'monitor must be'),
+    'split_seed':(dict(split_seed=['a']), 'split_seed must be'), 'size':(dict(size=[27]), 'size must have'), 'sizes':(dict(size=[(16,32)]), 'size must be one number'), 'monitor':(dict(monitor=['yes']), 'monitor must be'),
     'twice':(dict(abnormal=[0,1,0]), 'abnormal is given the value 0 twice'), 'twice, as text':(dict(abnormal=[0,'0']), 'given the value 0 twice'),
     'the second grid':([dict(seed=[0]), dict(bs=[0])], 'bs must be'),
 }

@@ -248,8 +248,8 @@ def test_flat_pictures(tmp_path):
         assert load_image(tmp_path/'a.png', 4)[:,0,0].tolist()==[9,8,7]
 
 
-@pytest.mark.parametrize('kwargs,message', [(dict(nc=4),'nc must'), (dict(nc=2),'nc must'), (dict(nc=True),'nc must'), (dict(size=0),'side must'), (dict(size=16.),'side must'),
-                                            (dict(size='16'),'side must'), (dict(white=70000),'white must'), (dict(white=0),'white must')])
+@pytest.mark.parametrize('kwargs,message', [(dict(nc=4),'nc must'), (dict(nc=2),'nc must'), (dict(nc=True),'nc must'), (dict(size=0),'size must'), (dict(size=16.),'size must'),
+                                            (dict(size='16'),'size must'), (dict(fit='fill'),'fit must'), (dict(white=70000),'white must'), (dict(white=0),'white must')])
 def test_settings_before_images(kwargs, message, tmp_path):
     "A wrong setting is no image's fault, and is told even where every image is bad"
     (tmp_path/'a.png').write_bytes(b'')

@@ -98,7 +98,7 @@ def test_train_and_score(parts, tmp_path, env):
     for a,b in zip(rows[1:], again.splitlines()[1:]): assert a[0]==b.split(',')[0] and abs(float(a[1])-float(b.split(',')[1]))<1e-3
 
 
-@pytest.mark.parametrize('args,says', [(('ganomaly_score','none.pkl','.'),'no such model'), (('ganomaly_train','nowhere'),'no such folder'), (('ganomaly_train','.', '--size',20),'power of two'), (('ganomaly_experiment','r.csv','model=ganomoly'),'model must be one of')])
+@pytest.mark.parametrize('args,says', [(('ganomaly_score','none.pkl','.'),'no such model'), (('ganomaly_train','nowhere'),'no such folder'), (('ganomaly_train','.', '--size','64,100'),'near it are (64, 96)'), (('ganomaly_experiment','r.csv','model=ganomoly'),'model must be one of')])
 def test_errors_are_one_line(args, says, env):
     _,err = call(*args, env=env, ok=False)
     assert says in err and 'Traceback' not in err

@@ -22,7 +22,7 @@ class PairDiscriminator(nn.Module):
     "The probability that a pair of image and code comes from the encoder, and $f(x,z)$"
     def __init__(self, size=32, nz=100, nc=1, nf=64, n_extra=0):
         super().__init__()
-        n_image = nf*size//8 * 4*4 # numbers that the convolutions make of an image
+        n_image = math.prod(feature_shape(size, nf)) # numbers made of an image
         self.image = Discriminator(size, nc, nf, n_extra).features
         self.code = nn.Sequential(nn.Linear(nz, 512), nn.LeakyReLU(0.2))
         self.pair = nn.Sequential(nn.Linear(n_image+512, 1024), nn.LeakyReLU(0.2))
