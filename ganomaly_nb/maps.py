@@ -79,10 +79,10 @@ def area_under(
     y = np.append(0, np.cumsum(gains)[is_last])
     x = np.append(0, np.cumsum(gains==0)[is_last])
     x = x/x[-1]
-    inside = x<max_fpr
-    top = np.interp(max_fpr, x, y)
-    x = np.append(x[inside], max_fpr)
-    y = np.append(y[inside], top)
+    n = np.searchsorted(x, max_fpr)                                   # the first outside
+    part = (max_fpr-x[n-1])/(x[n]-x[n-1])
+    y = np.append(y[:n], y[n-1]+part*(y[n]-y[n-1]))
+    x = np.append(x[:n], max_fpr)
     return float(trapezoid(y, x)/max_fpr)
 
 # %% ../nbs/06a_maps.ipynb #52e4e5d5
