@@ -282,6 +282,24 @@ def decode(self:AnomalyDL,
     m,d = self.dataset.stats
     return (x*d+m).clamp(0,1)
 
+# %% ../nbs/94_batches.ipynb #56cb22a5
+@patch
+def first(self:AnomalyDL,
+    n:int|None=None # How many; None: all
+)->AnomalyDL: # Loader without labels
+    "The first images of the set, in their order, none dropped"
+    d = self.dataset
+    some = ImageSet(d.images, idxs=d.idxs[:n], stats=d.stats)
+    return self.new(some, shuffle=False, drop_last=False)
+
+@patch
+def per_image(self:AnomalyDL,
+    scores:Tensor, # One for each row of the batches, in their order
+    values:Tensor|None=None # As many: scores, labels, pictures; None: the scores
+)->Tensor: # One for each image of the set
+    "Here a row is an image"
+    return scores if values is None else values
+
 # %% ../nbs/94_batches.ipynb #5ee1a020
 @patch
 def augment(self:AnomalyDL,

@@ -48,6 +48,7 @@ def anomaly_splits(
 # %% ../nbs/00_data.ipynb #9f1c0961
 class AnomalyDataLoaders(DataLoaders):
     "Loaders of normals `train`, held-out normals `valid` and a labelled test set `test`"
+    kept = {} # what a model file holds of loaders of another class
     vocab = L('normal','abnormal')
     white = None # The grey value that is white in 16-bit images; None: they have 8 bits
     def __init__(self,

@@ -359,6 +359,7 @@ class TestAUROCMonitorOnly(Callback):
         score = self.learn.fitted_score
         with evaluating(get_model(self.learn.model)) as m:
             s = torch.cat([score(m(x)).cpu() for x,_ in self.dls.test])
+        s = self.dls.test.per_image(s)
         self._forget_fit()
         self.history.append(auroc(self.dls.test.dataset.y, s))
         print(f'epoch {self.epoch}: test AUROC {self.history[-1]:.3f} (monitor only)')
