@@ -254,11 +254,12 @@ def features(self:AnomalyInterpretation,
 )->Tensor: # (len(idxs), C*4*4) for GANomaly
     "The model's features, for GANomaly f(x); `ValueError` if the weights are others now"
     self.check_weights()
+    dl,idxs = self.dl.looked_at(self.learn, idxs)
     found = []
     with evaluating(get_model(self.learn.model)) as m:
         device = next(m.parameters()).device
-        for i in chunked(idxs, self.dl.bs):
-            x = self.dl.after_batch(to_device(self.dl.dataset[i], device))[0]
+        for i in chunked(idxs, dl.bs):
+            x = dl.after_batch(to_device(dl.dataset[i], device))[0]
             found.append(m.features(x).flatten(1).cpu())
     return torch.cat(found)
 

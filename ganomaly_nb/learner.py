@@ -418,6 +418,7 @@ def reconstruct(self:AnomalyLearner,
     idxs:list # Positions in its dataset
 )->tuple: # x and x_hat in [0, 1], maps of their difference, scores; on the CPU
     "Images, reconstructions, anomaly maps and scores"
+    dl,idxs = dl.looked_at(self, idxs)
     with evaluating(get_model(self.model)) as m:
         batch = to_device(dl.dataset[idxs], next(m.parameters()).device)
         out = m(dl.after_batch(batch)[0])

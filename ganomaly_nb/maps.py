@@ -133,3 +133,81 @@ def aupro(
     sizes[0] = 1
     n = (np.bincount(regions)[1:]>0).sum()
     return area_under(values, odd/(sizes[regions]*n), max_fpr)
+
+# %% ../nbs/06a_maps.ipynb #3a13c0a5
+@patch(as_prop=True)
+def kinds(self:AnomalyInterpretation)->list: # Of texts, one for each picture
+    "What each test picture shows: 'normal', or the name of its folder"
+    def kind(item, y):
+        if not y: return 'normal'
+        return item.parent.name if isinstance(item, Path) else 'abnormal'
+    return [kind(o, y) for o,y in zip(self.dl.dataset.items, self.y.tolist())]
+
+@patch
+def map_of(self:AnomalyInterpretation,
+    i:int # Position in the test set
+)->np.ndarray: # float (H, W), of the picture's own size
+    "Its anomaly map"
+    return self.learn.anomaly_map(self.dl.dataset.pairs()[i][0])
+
+@patch
+def mask_of(self:AnomalyInterpretation,
+    i:int # Position in the test set
+)->np.ndarray|None: # bool (H, W); None: there is no mask
+    "Where its defects are; nowhere in a normal picture"
+    d = self.dl.dataset
+    file = None if d.masks is None else d.masks[i]
+    if file is not None: return load_image(file, None, 1)[0].numpy()>127
+    if self.y[i]: return None
+    return np.zeros(load_image(d.pairs()[i][0], None, self.learn.dls.nc).shape[1:], bool)
+
+# %% ../nbs/06a_maps.ipynb #c348b8ab
+@patch
+def pixel_summary(self:AnomalyInterpretation,
+    max_fpr:float=.3 # Of `aupro`
+)->pd.DataFrame: # A row for each kind of defect, and one for all: pictures, two measures
+    "Maps against masks; `ValueError` if no abnormal picture has a mask"
+    kinds = np.array(self.kinds)
+    masks = [self.mask_of(i) for i in range(len(kinds))]
+    there = [i for i,o in enumerate(masks) if o is not None]
+    maps = {i:self.map_of(i) for i in there}
+    odd = sorted({kinds[i] for i in there}-{'normal'})
+    if not odd: raise ValueError('no abnormal picture of this test set has a mask')
+    rows = {}
+    for k in [*odd,'all']:
+        its = [i for i in there if k=='all' or kinds[i] in (k,'normal')]
+        n = sum(kinds[i]!='normal' for i in its)
+        pair = [maps[i] for i in its],[masks[i] for i in its]
+        rows[k] = dict(pictures=n, pixel_auroc=pixel_auroc(*pair),
+                       aupro=aupro(*pair, max_fpr))
+    return pd.DataFrame(rows).T.astype(dict(pictures=int))
+
+# %% ../nbs/06a_maps.ipynb #a3b0dba4
+@patch
+def show_maps(self:AnomalyInterpretation,
+    idxs:list, # Positions in the test set
+    figsize:tuple|None=None # Inches; None: as large as the pictures need
+): # The figure
+    "Picture, map, map over picture, mask; all maps in one scale"
+    d,n = self.dl.dataset,len(idxs)
+    maps = [self.map_of(i) for i in idxs]
+    top = max(m.max() for m in maps)
+    fig,axs = plt.subplots(4, n, figsize=figsize or (1.4*n+.4, 5.4), squeeze=False)
+    fire = dict(cmap='magma', vmin=0, vmax=top)
+    grey = dict(cmap='gray', vmin=0, vmax=255)
+    for col,i,m in zip(axs.T, idxs, maps):
+        x = load_image(d.pairs()[i][0], None, self.learn.dls.nc, self.learn.dls.white)
+        mask = self.mask_of(i)
+        show_image(x, ctx=col[0], title=f'{self.kinds[i]}\n{self.scores[i]:.3g}', **grey)
+        col[1].imshow(m, **fire)
+        show_image(x, ctx=col[2], **grey)
+        col[2].imshow(m, alpha=.5, **fire)
+        if mask is None: col[3].text(.5, .5, 'no mask', ha='center', va='center')
+        else: col[3].imshow(mask, cmap='gray', vmin=0, vmax=1)
+    for ax in axs.flat: ax.axis('off')
+    for ax,name in zip(axs[:,0], ('picture','map','overlay','mask')):
+        ax.axis('on')
+        ax.set(xticks=[], yticks=[], ylabel=name)
+        ax.spines[:].set_visible(False)
+    fig.tight_layout()
+    return fig
