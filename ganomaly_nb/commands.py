@@ -21,6 +21,7 @@ from .scoring import *
 from .learner import *
 from .evaluation import *
 from .controls import *
+from .photographs import WindowDataLoaders, check_windows
 
 # %% auto #0
 __all__ = ['fail', 'one_line', 'on_terminal', 'note', 'show_progress', 'say', 'escaped_output', 'plain_warnings', 'console',
@@ -158,12 +159,16 @@ def find_checkpoint(
 def read_folder(
     path:Path, # Folder with train/normal, perhaps test/normal and test/<anything else>
     skip_errors:bool, # List unreadable files on standard error; False: raise an error
-    **kwargs # To `AnomalyDataLoaders.from_folder`
+    windows:int|None=None, # Cut pictures into windows this many pixels apart; None: shrink
+    worst:int=1, # How many of the worst windows make the score of a picture
+    **kwargs # To `from_folder` of the loaders
 )->AnomalyDataLoaders: # The loaders
     "Loaders of a folder; what was left out is listed on standard error"
     if Path(path).is_file(): raise ValueError(f'{path} is a file, expected a folder')
     on_error = 'skip' if skip_errors else 'raise'
-    dls = AnomalyDataLoaders.from_folder(path, on_error=on_error, **kwargs)
+    make = AnomalyDataLoaders
+    if windows: make,kwargs = WindowDataLoaders,dict(kwargs, windows=windows, worst=worst)
+    dls = make.from_folder(path, on_error=on_error, **kwargs)
     for reason in dls.skipped.values(): note(f'left out: {reason}')
     return dls
 
@@ -187,13 +192,15 @@ def check_training(
                    held_out=s.held_out, seed=s.seed, white=s.white)
     GANomalyLoss(s.w_adv, s.w_con, s.w_enc, s.norm)
     make_score(None, s.score)
+    if s.windows is not None: check_windows(s.size, s.windows, s.worst)
 
 def start_training(
     s:Namespace # The arguments of `ganomaly_train`
 )->AnomalyLearner: # Not trained yet
     "Read the folder, tell what is in it, and make the learner"
     dls = read_folder(s.path, s.skip_errors, size=s.size, nc=s.nc, normal=s.normal,
-                      white=s.white, held_out=s.held_out, bs=s.bs, seed=s.seed)
+                      white=s.white, held_out=s.held_out, bs=s.bs, seed=s.seed,
+                      windows=s.windows, worst=s.worst)
     for line in found_lines(dls): say(line)
     conformal_threshold(torch.zeros(len(dls.valid.dataset)), s.fpr) # enough of them?
     learn = ganomaly_learner(dls, nz=s.nz, nf=s.nf, lr=s.lr, w_adv=s.w_adv,
@@ -267,7 +274,8 @@ def model_card(
 )->list: # Texts, a line each
     "What a model was made of, and what it is worth"
     d,kept = learn.dls,learn.recipe['settings']
-    settings = ', '.join(f'{k}={v}' for k,v in kept.items() if k!='memory')
+    said = {k:v for k,v in {**kept, **d.kept}.items() if k not in ('memory','loaders')}
+    settings = ', '.join(f'{k}={v}' for k,v in said.items())
     pixels = f'{d.size} x {d.size} pixels with {d.nc} channels'
     lines = [f'trained on {len(d.train.dataset)} images of {pixels}; {settings}',
              str(learn.calibration)]
@@ -320,6 +328,8 @@ def ganomaly_train(
     path:Path, # Folder with train/normal, perhaps test/normal and test/<anything else>
     out:Path='model.safetensors', # File to write; a name in .pkl: fastai's export
     size:int=64, # Side of the images in pixels: a power of two, at least 16
+    windows:int=None, # Pixels from one window to the next, at most `size`; none: shrink
+    worst:int=1, # How many of the worst windows make the score of a picture
     nc:int=3, # Channels: 1 (grey) or 3 (RGB)
     normal:str=None, # Name of the folders of normal images, if it is unusual
     white:int=None, # Grey value that is white in 16-bit images; found if not given
@@ -388,7 +398,7 @@ def read_batch(
     "Read a few image files"
     names,images = [],[]
     for f in files:
-        try: images.append(load_image(f, dls.size, dls.nc, white=dls.white))
+        try: images.append(dls.read_one(f))
         except (ValueError,OSError) as e:
             if not skip_errors: fail(e)
             note(f'left out: {e}')

@@ -491,6 +491,14 @@ def test_dl(self:AnomalyDataLoaders,
     bs = self.train.bs if bs is None else bs
     return AnomalyDL(new, bs=bs, **{'device':self.device, **kwargs})
 
+# %% ../nbs/00_data.ipynb #2d215302
+@patch
+def read_one(self:AnomalyDataLoaders,
+    item # Path, PIL image, array or tensor
+)->Tensor: # uint8 (nc, size, size)
+    "Decode one new image as far as `test_dl` needs it; raises what `load_image` raises"
+    return load_image(item, self.size, self.nc, white=self.white)
+
 # %% ../nbs/00_data.ipynb #5ee1a089
 @patch(cls_method=True)
 def empty(cls:AnomalyDataLoaders,

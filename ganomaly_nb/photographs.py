@@ -420,6 +420,16 @@ def test_dl(self:WindowDataLoaders,
     bs = self.train.bs if bs is None else bs
     return WindowDL(new, bs, **{'device':self.device, **kwargs})
 
+@patch
+def read_one(self:WindowDataLoaders,
+    item # Path, PIL image, array or tensor
+)->Tensor: # uint8 (nc, H, W)
+    "Decode one new picture; raises what `load_image` raises, `ValueError` if it is small"
+    x = load_image(item, None, self.nc, white=self.white)
+    for reason in small_pictures([x.shape[1:]], self.size).values():
+        raise ValueError(f'{item}: {reason}' if isinstance(item, Path) else reason)
+    return x
+
 @patch(cls_method=True)
 def empty(cls:WindowDataLoaders,
     size:int, # Side of the windows in pixels
