@@ -159,7 +159,7 @@ def find_checkpoint(
 def read_folder(
     path:Path, # Folder with train/normal, perhaps test/normal and test/<anything else>
     skip_errors:bool, # List unreadable files on standard error; False: raise an error
-    windows:int|None=None, # Cut pictures into windows this many pixels apart; None: shrink
+    windows:int|None=None, # Cut pictures into windows so many pixels apart; None: shrink
     worst:int=1, # How many of the worst windows make the score of a picture
     **kwargs # To `from_folder` of the loaders
 )->AnomalyDataLoaders: # The loaders

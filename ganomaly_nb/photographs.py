@@ -56,7 +56,8 @@ def file_sides(
             w,h = img.size
             turned = img.getexif().get(ExifTags.Base.Orientation, 1)>=5
     except FileNotFoundError: raise FileNotFoundError(f'no such image: {file}') from None
-    except Exception as e: raise ValueError(f'cannot read the image {file}: {e}') from None
+    except Exception as e:
+        raise ValueError(f'cannot read the image {file}: {e}') from None
     return (w,h) if turned else (h,w)
 
 # %% ../nbs/08a_photographs.ipynb #3e80998f
@@ -95,7 +96,8 @@ def check_windows(
     "Raise `ValueError` for a step that leaves gaps, or for a number below 1"
     for name,value in (('windows',windows),('worst',worst)):
         if not isinstance(value, Integral) or isinstance(value, bool) or value<1:
-            raise ValueError(f'{name} must be a whole number of at least 1, found {value!r}')
+            raise ValueError(f'{name} must be a whole number of at least 1, '
+                             f'found {value!r}')
     if windows>size:
         raise ValueError(f'windows={windows} is the step from one window to the next: '
                          f'above their side of {size} there would be gaps')
@@ -118,7 +120,8 @@ class PictureSet(ImageSet):
         self.counts = [len(o) for o in boxes]
         self.picture = np.repeat(np.arange(len(self)), self.counts)
         which = self.idxs.numpy()[self.picture]
-        self.cut = Windows(images.pixels, which, np.concatenate([np.empty((0,4)), *boxes]))
+        boxes = np.concatenate([np.empty((0,4)), *boxes])
+        self.cut = Windows(images.pixels, which, boxes)
 
     def boxes_of(self,
         i:int # Position of a picture in this set
@@ -316,7 +319,8 @@ def read_all(
     "Read pictures once; raises an error that names the one that is unreadable or small"
     pixels,sizes,bad = read_pictures(items, on_error=on_error, **kwargs)
     sides = [None if o is None else o[::-1] for o in sizes]
-    small = {i:f'{items[i]}: {reason}' for i,reason in small_pictures(sides, size).items()}
+    small = small_pictures(sides, size)
+    small = {i:f'{items[i]}: {reason}' for i,reason in small.items()}
     if small and on_error=='raise':
         raise ValueError(next(iter(small.values())))
     return Pictures(pixels, sides, size, kwargs['nc']),{**bad, **small}
@@ -389,7 +393,8 @@ def from_pictures(cls:WindowDataLoaders,
     images,_ = read_all(items, size, nc=check_nc(nc), cache=cache, white=white)
     n = len(x_train)
     train,valid,_ = anomaly_splits(np.zeros(n), np.zeros(n), held_out, seed, n_train)
-    sets = [ImageSet(images, np.zeros(len(i)), idxs=i, stats=stats) for i in (train,valid)]
+    sets = [ImageSet(images, np.zeros(len(i)), idxs=i, stats=stats)
+            for i in (train,valid)]
     sets.append(ImageSet(images, y, idxs=range(n, len(items)), stats=stats))
     dls = cls.from_sets(*sets, seed=seed, white=white, **kwargs)
     digests = L(pixels_digest(o) for o in images[range(len(items))])
