@@ -36,7 +36,7 @@ def tree(tmp_path_factory):
 @pytest.fixture(scope='module')
 def model(tree, tmp_path_factory):
     file = tmp_path_factory.mktemp('model')/'m.safetensors'
-    ganomaly_train(tree/'train', file, size=16, windows=8, worst=2, nc=1, epochs=1, bs=32, nz=4, nf=4, held_out=.5)
+    ganomaly_train(tree/'train'/'good', file, size=16, windows=8, worst=2, nc=1, epochs=1, bs=32, nz=4, nf=4, held_out=.5)
     return file
 
 
