@@ -55,9 +55,10 @@ lab: $(STAMP)        ## Open JupyterLab on nbs/
 slow: $(STAMP)       ## Also run the cells flagged slow, and cuda where there is a GPU (GANOMALY_DATA: the real images)
 	nbdev_test --flags "slow $$(python -c 'import torch; print("cuda"*torch.cuda.is_available())')" --n_workers 1 --do_print
 
-bench: $(STAMP)      ## Side-by-side timings as ratios, X-ray scans a minute, answers of widgets, cost of a memory, scoring files
+bench: $(STAMP)      ## Side-by-side timings as ratios, X-ray scans and large photographs a minute, answers of widgets, cost of a memory, scoring files
 	python benchmarks/speed.py
 	python benchmarks/xray.py
+	python benchmarks/windows.py
 	python benchmarks/widgets.py
 	python benchmarks/memory.py
 	python benchmarks/scoring_files.py

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from fastai.basics import *
-from .images import load_image
 from .light import *
 from .data import *
 from .learner import *
@@ -36,7 +35,7 @@ def try_load(
     dls:AnomalyDataLoaders # Those of the model: size, channels, white and fit
 )->tuple: # uint8 (nc, size, size) and None; or None and the error, which names the file
     "Read an image as the model wants it"
-    try: return load_image(file, dls.size, dls.nc, white=dls.white, fit=dls.fit),None
+    try: return dls.read_one(Path(file)),None
     except (ValueError,OSError) as e: return None,e
 
 # %% ../nbs/08c_reading_ahead.ipynb #a200000e
@@ -45,6 +44,7 @@ def block_size(
     bs:int # Batch size
 )->int: # Images
     "How many images are scored by one call of `get_preds`"
+    if hasattr(dls, 'windows'): return 16               # large ones, of many windows each
     n_bytes = math.prod(dls.train.dataset.images.shape[1:])
     return max(bs, min(512, 2**26//n_bytes))
 
@@ -56,11 +56,9 @@ def score_block(
 )->tuple: # Scores (N,); brightness and contrast (N, 2)
     "Score images that have been read"
     if not images: return torch.zeros(0),torch.zeros(0, 2)
-    d,look = learn.dls,LightCallback()
-    some = ImageSet(torch.stack(images), stats=d.train.dataset.stats)
-    dl = AnomalyDL(some, bs=bs, device=d.device)
+    dl,look = learn.dls.loader_of(images, bs),LightCallback()
     with learn.no_bar(): scores,_ = learn.get_preds(dl=dl, cbs=look)
-    return scores,look.light
+    return scores,dl.mean_per_image(look.light)
 
 # %% ../nbs/08c_reading_ahead.ipynb #a2000013
 def score_blocks(

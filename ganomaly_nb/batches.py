@@ -280,6 +280,39 @@ def decode(self:AnomalyDL,
     m,d = self.dataset.stats
     return (x*d+m).clamp(0,1)
 
+# %% ../nbs/94_batches.ipynb #56cb22a5
+@patch
+def first(self:AnomalyDL,
+    n:int|None=None # How many; None: all
+)->AnomalyDL: # Loader without labels
+    "The first images of the set, in their order, none dropped"
+    d = self.dataset
+    some = ImageSet(d.images, idxs=d.idxs[:n], stats=d.stats)
+    return self.new(some, shuffle=False, drop_last=False)
+
+@patch
+def per_image(self:AnomalyDL,
+    scores:Tensor, # One for each row of the batches, in their order
+    values:Tensor|None=None # As many: scores, labels, pictures; None: the scores
+)->Tensor: # One for each image of the set
+    "Here a row is an image"
+    return scores if values is None else values
+
+@patch
+def mean_per_image(self:AnomalyDL,
+    values:Tensor # (n, k): some numbers for each row of the batches, in their order
+)->Tensor: # (N, k), for each image of the set
+    "Here a row is an image"
+    return values
+
+@patch
+def looked_at(self:AnomalyDL,
+    learn, # Of no use here: a loader of windows asks it for the worst one
+    idxs:list # Positions of images in the set
+)->tuple: # A loader of what a figure shows; the positions in its set
+    "Here a figure of an image shows the image"
+    return self,idxs
+
 # %% ../nbs/94_batches.ipynb #5ee1a020
 @patch
 def augment(self:AnomalyDL,

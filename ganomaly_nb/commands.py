@@ -26,6 +26,7 @@ from .few import Patience, suit_folder
 from .ahead import score_blocks
 from .drift import drift, drift_warning
 from .report import write_report
+from .photographs import WindowDataLoaders, check_windows
 
 # %% auto #0
 __all__ = ['fail', 'one_line', 'on_terminal', 'note', 'show_progress', 'say', 'escaped_output', 'plain_warnings', 'console',
@@ -164,12 +165,18 @@ def find_checkpoint(
 def read_folder(
     path:Path, # Folder with train/normal, perhaps test/normal and test/<anything else>
     skip_errors:bool, # List unreadable files on standard error; False: raise an error
-    **kwargs # To `AnomalyDataLoaders.from_folder`
+    windows:int|None=None, # Cut pictures into windows so many pixels apart; None: shrink
+    worst:int=1, # How many of the worst windows make the score of a picture
+    fit:str='squash', # How pictures that are shrunk are brought to the size
+    **kwargs # To `from_folder` of the loaders
 )->AnomalyDataLoaders: # The loaders
     "Loaders of a folder; what was left out is listed on standard error"
     if Path(path).is_file(): raise ValueError(f'{path} is a file, expected a folder')
     on_error = 'skip' if skip_errors else 'raise'
-    dls = AnomalyDataLoaders.from_folder(path, on_error=on_error, **kwargs)
+    if windows:
+        make,kwargs = WindowDataLoaders,dict(kwargs, windows=windows, worst=worst)
+    else: make,kwargs = AnomalyDataLoaders,dict(kwargs, fit=fit)
+    dls = make.from_folder(path, on_error=on_error, **kwargs)
     for reason in dls.skipped.values(): note(f'left out: {reason}')
     return dls
 
@@ -196,6 +203,7 @@ def check_training(
     check_settings(**{k:v for k,v in may_miss.items() if v is not None})
     GANomalyLoss(s.w_adv, s.w_con, s.w_enc, s.norm)
     make_score(None, s.score)
+    if s.windows is not None: check_windows(s.size, s.windows, s.worst)
 
 def start_training(
     s:Namespace # The arguments of `ganomaly_train`
@@ -204,7 +212,8 @@ def start_training(
     bs,held_out,said = suit_folder(s.path, s.normal, s.fpr, s.bs, s.held_out)
     if said: note(said)
     dls = read_folder(s.path, s.skip_errors, size=s.size, nc=s.nc, normal=s.normal,
-                      white=s.white, held_out=held_out, bs=bs, seed=s.seed, fit=s.fit)
+                      white=s.white, held_out=held_out, bs=bs, seed=s.seed, fit=s.fit,
+                      windows=s.windows, worst=s.worst)
     for line in found_lines(dls): say(line)
     conformal_threshold(torch.zeros(len(dls.valid.dataset)), s.fpr) # enough of them?
     learn = ganomaly_learner(dls, nz=s.nz, nf=s.nf, lr=s.lr, w_adv=s.w_adv,
@@ -283,9 +292,10 @@ def model_card(
 )->list: # Texts, a line each
     "What a model was made of, and what it is worth"
     d,kept = learn.dls,learn.recipe['settings']
-    settings = ', '.join(f'{k}={v}' for k,v in kept.items() if k!='memory')
+    said = {k:v for k,v in {**kept, **d.kept}.items() if k not in ('memory','loaders')}
+    settings = ', '.join(f'{k}={v}' for k,v in said.items())
     height,width = sides(d.size)
-    pixels = f'{height} x {width} pixels ({d.fit}) with {d.nc} channels'
+    pixels = f'{height} x {width} pixels with {d.nc} channels'
     lines = [f'trained on {len(d.train.dataset)} images of {pixels}; {settings}',
              str(learn.calibration)]
     kinds = len(d.test.dataset.y.unique())
@@ -348,6 +358,8 @@ def ganomaly_train(
     # side of the images in pixels, or height,width
     size:Param('Side of the images in pixels, or height,width', read_value)=64,
     fit:str='squash', # How pictures are brought to the size: squash, pad or crop
+    windows:int=None, # Pixels from one window to the next, at most `size`; none: shrink
+    worst:int=1, # How many of the worst windows make the score of a picture
     nc:int=3, # Channels: 1 (grey) or 3 (RGB)
     normal:str=None, # Name of the folders of normal images, if it is unusual
     white:int=None, # Grey value that is white in 16-bit images; found if not given

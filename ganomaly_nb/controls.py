@@ -213,10 +213,9 @@ def fit_control(
     memory:int|None=10_000 # Training normals to fit to; None: all
 ): # The control, fitted
     "Make a control and fit it to training normals; `ValueError` for an unknown name"
-    control,d = make_control(name, dls, memory),dls.train.dataset
-    first = ImageSet(d.images, idxs=d.idxs[:memory], stats=d.stats)
-    dl = dls.train.new(first, shuffle=False, drop_last=False)
-    control.fit(torch.cat([control.difference(b).cpu() for b in dl]))
+    control = make_control(name, dls, memory)
+    first = dls.train.first(memory)
+    control.fit(torch.cat([control.difference(b).cpu() for b in first]))
     return control
 
 def control_scores(
@@ -225,7 +224,7 @@ def control_scores(
 )->Tensor: # Scores (N,), on the CPU
     "Scores of all images of a loader, in their order"
     dl = dl.new(shuffle=False, drop_last=False)
-    return torch.cat([control((b[0].cpu(),)) for b in dl])
+    return dl.per_image(torch.cat([control((b[0].cpu(),)) for b in dl]))
 
 # %% ../nbs/07_controls.ipynb #316a7c5c
 class NoNetwork(nn.Module):

@@ -77,6 +77,11 @@ class AnomalyDataLoaders(DataLoaders):
         "Channels of the images: 1 (grey) or 3 (RGB)"
         return self.train.dataset.images.shape[1]
 
+    @property
+    def kept(self):
+        "How new images come in: what a model file holds besides size, channels and scale"
+        return dict(fit=self.fit)
+
 # %% ../nbs/00_data.ipynb #5ee1a034
 def found_table(
     folders:list, # Where each image is
@@ -496,6 +501,22 @@ def test_dl(self:AnomalyDataLoaders,
     new = ImageSet(images, y, items=items, stats=self.train.dataset.stats)
     bs = self.train.bs if bs is None else bs
     return AnomalyDL(new, bs=bs, **{'device':self.device, **kwargs})
+
+@patch
+def read_one(self:AnomalyDataLoaders,
+    item # Path, PIL image, array or tensor
+)->Tensor: # uint8 (nc, size, size)
+    "Decode one new image as far as `test_dl` needs it; raises what `load_image` raises"
+    return load_image(item, self.size, self.nc, white=self.white, fit=self.fit)
+
+@patch
+def loader_of(self:AnomalyDataLoaders,
+    images:list, # uint8 (nc, size, size), as `read_one` gives them
+    bs:int=64 # Batch size
+)->AnomalyDL: # Loader without labels
+    "A loader of new images that have been read"
+    some = ImageSet(torch.stack(images), stats=self.train.dataset.stats)
+    return AnomalyDL(some, bs=bs, device=self.device)
 
 # %% ../nbs/00_data.ipynb #5ee1a089
 @patch(cls_method=True)

@@ -254,11 +254,12 @@ def features(self:AnomalyInterpretation,
 )->Tensor: # (len(idxs), C*4*4) for GANomaly
     "The model's features, for GANomaly f(x); `ValueError` if the weights are others now"
     self.check_weights()
+    dl,idxs = self.dl.looked_at(self.learn, idxs)
     found = []
     with evaluating(get_model(self.learn.model)) as m:
         device = next(m.parameters()).device
-        for i in chunked(idxs, self.dl.bs):
-            x = self.dl.after_batch(to_device(self.dl.dataset[i], device))[0]
+        for i in chunked(idxs, dl.bs):
+            x = dl.after_batch(to_device(dl.dataset[i], device))[0]
             found.append(m.features(x).flatten(1).cpu())
     return torch.cat(found)
 
@@ -359,6 +360,7 @@ class TestAUROCMonitorOnly(Callback):
         score = self.learn.fitted_score
         with evaluating(get_model(self.learn.model)) as m:
             s = torch.cat([score(m(x)).cpu() for x,_ in self.dls.test])
+        s = self.dls.test.per_image(s)
         self._forget_fit()
         self.history.append(auroc(self.dls.test.dataset.y, s))
         print(f'epoch {self.epoch}: test AUROC {self.history[-1]:.3f} (monitor only)')

@@ -239,11 +239,12 @@ def rebuildable(
 
 # %% ../nbs/95_files.ipynb #93000063
 def find_factory(
-    name:str # As in `rebuildable`
+    name:str, # As in `rebuildable`
+    kind:str='_learner' # How its name ends
 ): # The factory
     "The factory of that name; raises `ValueError` unless it is one of this package"
     module,_,function = name.partition(':')
-    ours = module.startswith('ganomaly_nb.') and function.endswith('_learner')
+    ours = module.startswith('ganomaly_nb.') and function.endswith(kind)
     if not ours: raise ValueError(f'{name!r} is no factory of ganomaly_nb')
     try: return getattr(importlib.import_module(module), function)
     except (ImportError,AttributeError) as e:

@@ -108,8 +108,10 @@ def check_same_images(
         raise TypeError(f'dls must be AnomalyDataLoaders, found {type(new).__name__}')
     def traits(dls):
         return dict(size=dls.size, nc=dls.nc, stats=tuple(dls.train.dataset.stats),
-                    white=getattr(dls, 'white', None), fit=dls.fit)
-    for (name,a),b in zip(traits(old).items(), traits(new).values()):
+                    white=getattr(dls, 'white', None), **dls.kept)
+    had,has = traits(old),traits(new)
+    for name in {**had, **has}:
+        a,b = had.get(name),has.get(name)
         if a!=b:
             raise ValueError(f'this model was made for images with {name}={a}, found {b}')
 
@@ -214,13 +216,12 @@ def load(self:AnomalyLearner,
 def fitted_score(self:AnomalyLearner):
     "From what the model returns to scores (N,); fitted to normals if it needs that"
     self.check_weights()
-    score_func,d = self.scorer.score_func,self.dls.train.dataset
+    score_func = self.scorer.score_func
     if getattr(score_func, 'fitted', True): return score_func
-    if not len(d):
+    if not len(self.dls.train.dataset):
         raise ValueError('this score must be fitted to normals, '
                          'but there are no training images')
-    some = ImageSet(d.images, idxs=d.idxs[:score_func.memory], stats=d.stats)
-    dl = self.dls.train.new(some, shuffle=False, drop_last=False)
+    dl = self.dls.train.first(score_func.memory)
     with evaluating(get_model(self.model)) as m:
         score_func.fit(torch.cat([score_func.difference(m(x)) for x, in dl]))
     self.remember_weights()
@@ -261,7 +262,10 @@ def get_preds(self:AnomalyLearner,
     with as_before(self):
         res = Learner.get_preds(self, dl=dl, reorder=reorder and not one, **kwargs)
     scalar = [one and isinstance(o, Tensor) and not o.ndim for o in res]
-    return tuple(o[None] if s else o for o,s in zip(res, scalar))
+    res = tuple(o[None] if s else o for o,s in zip(res, scalar))
+    if not isinstance(dl, AnomalyDL): return res
+    scores = res[int(kwargs.get('with_input', False))]
+    return tuple(o if o is None else dl.per_image(scores, o) for o in res)
 
 # %% ../nbs/05_learner.ipynb #05a00044
 @patch
@@ -395,7 +399,7 @@ def calibrate(self:AnomalyLearner,
         with self.no_bar(): scores,_ = self.get_preds(dl=dl, cbs=look)
     elif dl is not None: raise ValueError('calibrate takes scores or dl, not both')
     self.calibration = Calibration(scores, fpr, method)
-    if dl is not None: self.light = look.light
+    if dl is not None: self.light = dl.mean_per_image(look.light)
     return self._calibration
 
 # %% ../nbs/05_learner.ipynb #d79f0fc4
@@ -406,7 +410,7 @@ def predict(self:AnomalyLearner,
     with_input:bool=False # Put the image in front: (C, h, w) in [0, 1]
 )->tuple: # 'normal' or 'abnormal'; the same as bool; the anomaly score as float
     "Score one image and compare it with the threshold"
-    dl = self.dls.test_dl([item], bs=1)
+    dl = self.dls.test_dl([item])
     if self.calibration is None: self.calibrate()
     with self.no_bar(): x,score,_ = self.get_preds(dl=dl, with_input=True)
     is_abnormal = bool(self._calibration.is_abnormal(score))
@@ -420,6 +424,7 @@ def reconstruct(self:AnomalyLearner,
     idxs:list # Positions in its dataset
 )->tuple: # x and x_hat in [0, 1], maps of their difference, scores; on the CPU
     "Images, reconstructions, anomaly maps and scores"
+    dl,idxs = dl.looked_at(self, idxs)
     with evaluating(get_model(self.model)) as m:
         batch = to_device(dl.dataset[idxs], next(m.parameters()).device)
         out = m(dl.after_batch(batch)[0])
@@ -551,7 +556,7 @@ def model_state(self:AnomalyLearner)->dict: # A nest for `write_state`
     "All that a model file holds"
     d,f,cal = self.dls,self.fitted_score,self.calibration
     images = dict(size=d.size, nc=d.nc, stats=tuple(d.train.dataset.stats),
-                  white=getattr(d, 'white', None), bs=d.train.bs, fit=d.fit)
+                  white=getattr(d, 'white', None), bs=d.train.bs, **d.kept)
     weights = dict(get_model(self.model).state_dict())
     return dict(self.recipe, images=images, weights=weights,
                 score=f.state_tensors() if hasattr(f, 'state_tensors') else {},
@@ -585,7 +590,9 @@ def rebuild(
     state:dict # As `model_state` gives it
 )->AnomalyLearner: # On the CPU
     "Make the learner again"
-    dls = AnomalyDataLoaders.empty(**state['images'])
+    images = dict(state['images'])
+    loaders = images.pop('loaders', 'ganomaly_nb.data:AnomalyDataLoaders')
+    dls = find_factory(loaders, 'DataLoaders').empty(**images)
     factory = find_factory(state['factory'])
     with torch.device('meta'): learn = factory(dls, **state['settings'])
     check_shapes(learn.model, state['weights'])
