@@ -22,6 +22,7 @@ page = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Score a picture</title>
+<link rel="icon" href="data:,">
 <style>
 body { font: 1rem/1.5 sans-serif; max-width: 40rem; margin: 2rem auto; padding: 0 1rem }
 img { width: 45%; image-rendering: pixelated; border: 1px solid #767676 }
