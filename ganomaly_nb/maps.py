@@ -9,6 +9,7 @@ from scipy.ndimage import label
 from fastai.basics import *
 import pandas as pd
 from .checks import check_settings
+from .fits import fit_back
 from .images import load_image
 from .data import *
 from .scoring import *
@@ -16,26 +17,18 @@ from .learner import *
 from .evaluation import *
 
 # %% auto #0
-__all__ = ['resize_map', 'area_under', 'pixels_of', 'pixel_auroc', 'aupro']
-
-# %% ../nbs/06a_maps.ipynb #40401d14
-def resize_map(
-    m:Tensor, # (h, w)
-    height:int, # Wanted, in pixels
-    width:int # Likewise
-)->Tensor: # (height, width)
-    "Linear interpolation; a constant stays as it is"
-    return F.interpolate(m[None,None], (height,width), mode='bilinear')[0,0]
+__all__ = ['area_under', 'pixels_of', 'pixel_auroc', 'aupro']
 
 # %% ../nbs/06a_maps.ipynb #8cdfab0e
 @patch
 def stitch(self:AnomalyDL,
     maps:Tensor, # (1, size, size): the map of the only image in this loader
     height:int, # Of the picture, in pixels
-    width:int # Likewise
+    width:int, # Likewise
+    fit:str='squash' # How the picture was brought to the size of the network
 )->np.ndarray: # (height, width)
     "The map of a picture, from the map of what the network saw of it"
-    return resize_map(maps[0], height, width).numpy()
+    return fit_back(maps[0], (height,width), fit).numpy()
 
 # %% ../nbs/06a_maps.ipynb #e85dd670
 @patch
@@ -64,7 +57,7 @@ def anomaly_map(self:AnomalyLearner,
     d = self.dls
     height,width = load_image(img, None, d.nc, d.white).shape[-2:]
     dl = d.test_dl([img])
-    return dl.stitch(self.difference_maps(dl), height, width)
+    return dl.stitch(self.difference_maps(dl), height, width, d.fit)
 
 # %% ../nbs/06a_maps.ipynb #12565af0
 def area_under(

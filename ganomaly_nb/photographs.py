@@ -249,7 +249,8 @@ def looked_at(self:WindowDL,
 def stitch(self:WindowDL,
     maps:Tensor, # (n, size, size): of the windows of the only picture in this loader
     height:int, # Of the picture, in pixels
-    width:int # Likewise
+    width:int, # Likewise
+    fit:str='squash' # Of no use here: nothing was brought to another size
 )->np.ndarray: # (height, width)
     "The map of a picture, from the maps of its windows"
     total,count = np.zeros((height,width)),np.zeros((height,width))

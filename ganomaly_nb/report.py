@@ -8,7 +8,6 @@ import base64, csv, hashlib, html, io, json, os, string
 import pandas as pd
 from matplotlib import colormaps
 from PIL import Image
-from torchvision.transforms.v2.functional import resize
 from fastai.basics import *
 from . import __version__
 from .checks import check_settings
@@ -18,6 +17,7 @@ from .data import *
 from .scoring import weights_digest
 from .learner import *
 from .ahead import score_blocks
+from .maps import *
 from .drift import drift, drift_warning
 
 # %% auto #0
@@ -169,12 +169,6 @@ def score_into(
     return [found[str(f)] for f in files]
 
 # %% ../nbs/08e_report.ipynb #a400001b
-def _map_of(learn, img):
-    "|x - x_hat| at the picture's own size, as an array (H, W)"
-    dl = learn.dls.test_dl([img], bs=1)
-    small = learn.reconstruct(dl, [0])[2]
-    return resize(small, list(img.shape[-2:]), antialias=True)[0].numpy()
-
 def overlay(
     img:Tensor, # uint8 (C, H, W)
     heat:np.ndarray, # Its anomaly map (H, W), 0 or more
@@ -232,12 +226,12 @@ def write_maps(
 )->list: # A dictionary for each row: file of the overlay, two thumbnails, the place
     "Overlays of pictures, and what the page shows of them"
     (out/'maps').mkdir(exist_ok=True)
-    peaks = [_map_of(learn, read_again(learn, r)).max() for r in odd[:16]]
+    peaks = [learn.anomaly_map(read_again(learn, r)).max() for r in odd[:16]]
     top = max([float(o) for o in peaks]+[1e-6])
     cards = []
     for i,row in enumerate(odd, 1):
         img = read_again(learn, row)
-        heat = _map_of(learn, img)
+        heat = learn.anomaly_map(img)
         file,drawn = out/'maps'/f'{i:04}.png',overlay(img, heat, top)
         drawn.save(file)
         cards.append(dict(overlay=f'maps/{file.name}', picture=thumbnail(as_picture(img)),
