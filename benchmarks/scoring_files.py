@@ -14,7 +14,7 @@ from ganomaly_nb.data import AnomalyDataLoaders
 from ganomaly_nb.images import load_image
 from ganomaly_nb.learner import ganomaly_learner
 
-here,n_files,rounds,bs = Path(__file__).parent,1000,5,64
+here,n_files,rounds,bs = Path(__file__).parent,500,5,64
 
 
 def make_files(folder, size):
@@ -23,10 +23,10 @@ def make_files(folder, size):
     return sorted(folder.iterdir())
 
 
-def learner(size):
+def learner(size, nf=16):
     set_seed(0)
     dls = AnomalyDataLoaders.from_digits(abnormal=2, size=size, held_out=.1, n_train=64, bs=32)
-    learn = ganomaly_learner(dls, nf=16, path=tempfile.mkdtemp())
+    learn = ganomaly_learner(dls, nf=nf, path=tempfile.mkdtemp())
     learn.calibrate()
     return learn
 
@@ -69,7 +69,7 @@ def peak(n):
 
 def score_many(n):
     with tempfile.TemporaryDirectory() as tmp:
-        files,learn = make_files(Path(tmp), 16),learner(16)
+        files,learn = make_files(Path(tmp), 16),learner(16, nf=4)
         many = (files*(n//n_files+1))[:n]
         assert sum(len(names) for names,*_ in score_blocks(learn, many, bs))==n
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024)
@@ -78,9 +78,12 @@ def score_many(n):
 if __name__=='__main__':
     torch.set_num_threads(2)
     if sys.argv[1:2]==['peak']: sys.exit(score_many(int(sys.argv[2])))
-    rows = [speed(size) for size in (16,64)]
+    rows = []
+    for size in (16,64):
+        rows.append(speed(size))
+        print(rows[-1], flush=True)
     few,many = peak(10_000),peak(100_000)
     rows.append(dict(what='peak memory: 100,000 files / 10,000 files', value=round(many/few, 3), spread='', note=f'{few:,.0f} and {many:,.0f} MB', target='<= 1.05'))
     about = dict(cores=len(os.sched_getaffinity(0)), threads=2, load=round(os.getloadavg()[0], 1), torch=torch.__version__, python=platform.python_version())
-    for r in rows: print('{what}: {value} ({spread}) {note}'.format(**r))
+    print(rows[-1])
     pd.DataFrame([{**r, **about} for r in rows]).to_csv(here/'scoring_files.csv', index=False)
