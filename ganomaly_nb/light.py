@@ -30,7 +30,6 @@ class LightCallback(Callback):
         "Look at a batch"
         if not self.training: self.noted.append(light_of(self.dl.decode(self.x)).cpu())
 
-# %% ../nbs/98_light.ipynb #a100000a
 @patch(as_prop=True)
 def light(self:LightCallback)->Tensor: # (N, 2), in the order of the loader
     "Brightness and contrast of all images"
