@@ -393,8 +393,9 @@ def is_pickle(
     file:Path # Any file
 )->bool: # Is it a pickle, by its name or its first bytes?
     "Could opening the file with `torch.load` or `pickle` run code?"
-    with Path(file).open('rb') as f: start = f.read(2)
-    return Path(file).suffix=='.pkl' or start==b'PK' or start[:1]==b'\x80'
+    with Path(file).open('rb') as f: start = f.read(9)
+    if start[8:]==b'{': return False # safetensors: a length, then JSON
+    return Path(file).suffix=='.pkl' or start[:2]==b'PK' or start[:1]==b'\x80'
 
 def open_model(
     model:Path, # File that `ganomaly_train`, `learn.save_model` or `learn.export` wrote
