@@ -10,7 +10,7 @@ from numbers import Integral, Real
 # %% auto #0
 __all__ = ['whole', 'number', 'no_limit', 'from_one', 'from_zero', 'positive', 'not_below_zero', 'share', 'rate', 'random_seed',
            'settings_table', 'below_one', 'may_be_none', 'expected', 'is_allowed', 'check_settings', 'sides', 'as_size',
-           'n_halvings', 'near_sizes', 'check_size', 'check_nc']
+           'n_halvings', 'near_sizes', 'check_size', 'read_size', 'check_nc']
 
 # %% ../nbs/91_checks.ipynb #e1ee3d15
 whole,number = Integral,Real # kinds of numbers that a setting may be
@@ -126,6 +126,15 @@ def check_size(
     n = n_halvings([max(o, 16) for o in (h,w)])
     raise ValueError(f'size must have sides of at least 16 that can be halved {n} times, '
                      f'found {size!r}: near it are {" and ".join(map(str, near))}')
+
+# %% ../nbs/91_checks.ipynb #a8277aaf
+def read_size(
+    text:str # As typed: one number, or height,width
+)->int|tuple|str: # A size for `check_size`; the text itself if it is none
+    "A size from the command line"
+    parts = text.split(',')
+    if not all(o.strip().isdecimal() for o in parts): return text
+    return int(text) if len(parts)==1 else tuple(int(o) for o in parts)
 
 # %% ../nbs/91_checks.ipynb #2c149e2f
 def check_nc(

@@ -356,7 +356,7 @@ def ganomaly_train(
     path:Path, # Folder with train/normal, perhaps test/normal and test/<anything else>
     out:Path='model.safetensors', # File to write; a name in .pkl: fastai's export
     # side of the images in pixels, or height,width
-    size:Param('Side of the images in pixels, or height,width', read_value)=64,
+    size:Param('Side of the images in pixels, or height,width', read_size)=64,
     fit:str='squash', # How pictures are brought to the size: squash, pad or crop
     windows:int=None, # Pixels from one window to the next, at most `size`; none: shrink
     worst:int=1, # How many of the worst windows make the score of a picture

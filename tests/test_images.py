@@ -72,7 +72,7 @@ def test_interrupted_cache_is_made_again(tmp_path, monkeypatch):
     "Decoding that breaks off leaves no cache behind, and the next call decodes again"
     files = []
     for i in range(5): files.append(tmp_path/f'{i}.png'); Image.new('L', (20,20), i).save(files[-1])
-    def interrupted(*args): raise KeyboardInterrupt
+    def interrupted(*args, **kwargs): raise KeyboardInterrupt
     with monkeypatch.context() as m:
         m.setattr(images, '_write_block', interrupted)
         with pytest.raises(KeyboardInterrupt): read_images(files, 16, 1, cache=tmp_path/'cache')
