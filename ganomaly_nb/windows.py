@@ -190,10 +190,11 @@ def _stored(files, how, raises, cache):
 
 # %% ../nbs/08_windows.ipynb #3a4f7187
 def item_names(
-    items:list # Paths, or pictures in memory
+    items:list, # Paths, or pictures in memory
+    call:str='picture {}' # What one in memory is called, with a place for its number
 )->list: # The paths as they are; 'picture 0', 'picture 1', ... for the others
     "What messages call pictures"
-    return [o if _is_path(o) else f'picture {i}' for i,o in enumerate(items)]
+    return [o if _is_path(o) else call.format(i) for i,o in enumerate(items)]
 
 # %% ../nbs/08_windows.ipynb #370356f8
 def read_pictures(
