@@ -6,11 +6,11 @@ from inspect import signature
 from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace as NS
-import pytest
+import nbformat, pytest
 
 root = Path(__file__).parent.parent
 sys.path.insert(0, str(root/'docs'))
-import pages, website
+import install_cells, pages, website
 
 names = {'f':'lib.m.f', 'C.run':'lib.m.C.run', 'lib.m':'lib.m', 'score()':'lib.m.score'} # `score` alone is a parameter
 
@@ -128,6 +128,30 @@ def test_broken_links(tmp_path):
     (tmp_path/'sub'/'b.html').write_text('<a href="../a.html#end">, <a href="gone.html">')
     (tmp_path/'sub'/'pic.png').unlink()
     assert website.broken_links(tmp_path)==['a.html: sub/b.html#x', 'a.html: sub/pic.png', 'sub/b.html: ../a.html#end', 'sub/b.html: gone.html']
+
+
+def test_install_cells():
+    "Every notebook can run alone: `python docs/install_cells.py` changes nothing, and each first cell installs from the one place that settings.ini names"
+    assert install_cells.stale()=={}
+    for p in install_cells.notebooks():
+        first = next(c.source for c in nbformat.read(p, as_version=4).cells if c.cell_type=='code')
+        assert '#| hide' in first and f'%pip install -q "ganomaly_nb' in first and f'git+{pages.cfg.git_url}' in first, p.name
+
+
+def test_install_cell_is_written_anew(monkeypatch):
+    "Into a hidden cell or one of its own; with results if they are read; an old source is replaced, the rest is kept"
+    def cell(source): return dict(cell_type='code', source=source.splitlines(keepends=True), metadata={}, outputs=[], execution_count=None)
+    def made(*sources):
+        nb = install_cells.with_install(dict(cells=[dict(cell_type='markdown', source=['# A']), *map(cell, sources)]))
+        assert install_cells.with_install(json.loads(json.dumps(nb)))==nb
+        return [''.join(c['source']) for c in nb['cells'][1:]]
+    hidden = made('#| default_exp m', 'import ipywidgets', '#| hide\nimport nbdev; nbdev.nbdev_export()')
+    assert len(hidden)==2 and hidden[0].startswith('#| default_exp m\n#| hide\n') and 'ganomaly_nb[widgets]@git+' in hidden[0] and 'results_here' not in hidden[0]
+    own = made("df = read('results/a.csv')")
+    assert len(own)==2 and own[0].startswith('#| hide\n') and own[0].rstrip().endswith('# a copy of the stored files') and own[1]=="df = read('results/a.csv')"
+    monkeypatch.setattr(install_cells, 'cfg', NS(lib_name='ganomaly_nb', pip_source=''))
+    released = made(own[0]+'\nimport ganomaly_nb', 'x = 1')
+    assert 'git+' not in released[0] and '-q "ganomaly_nb"\n' in released[0] and 'results_here' not in released[0] and released[0].endswith('import ganomaly_nb')
 
 
 @pytest.mark.slow
