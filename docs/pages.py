@@ -119,7 +119,7 @@ def plain(text):
     text = re.sub(r'\$([^$]*)\$', lambda m: re.sub(r'\\(?:mathcal|mathbb|mathrm|text|,|;)|[{}\\]', '', m[1]), text)
     return ' '.join(re.sub(r'[*`]|^[>#]+ *', '', text, flags=re.M).split())
 
-def pictures(cell): return [o['data'][k] for o in cell.get('outputs', []) for k in ('image/png','image/jpeg') if k in o.get('data', {})]
+def pictures(cell): return [(k,v) for o in cell.get('outputs', []) for k,v in o.get('data', {}).items() if k in ('image/png','image/jpeg','image/svg+xml')]
 
 def alternative(cells, i):
     "What the figure of a cell shows, in words: its directive `fig-alt`, else the caption in italics below it, else what is said before it"
@@ -134,12 +134,12 @@ def gallery(ps, out):
     out.mkdir(parents=True)
     res = ['# Figures', '', '> All figures of the notebooks. Each leads to its place.', '']
     for p in ps:
-        shown = [(i,k,png) for i,c in enumerate(p.cells) if 'hide' not in directives(c) for k,png in enumerate(pictures(c))]
+        shown = [(i,k,data) for i,c in enumerate(p.cells) if 'hide' not in directives(c) for k,(kind,data) in enumerate(pictures(c)) if 'svg' not in kind]
         if not shown: continue
         res += [f'## [{p.title}](/{p.page}.ipynb)', '', '<div class="gallery">']
-        for i,k,png in shown:
+        for i,k,data in shown:
             name = f'{p.page.replace("/", "-")}-{i}-{k}.jpg'
-            img = Image.open(io.BytesIO(base64.b64decode(png))).convert('RGBA')
+            img = Image.open(io.BytesIO(base64.b64decode(data))).convert('RGBA')
             img = Image.alpha_composite(Image.new('RGBA', img.size, 'white'), img).convert('RGB')
             img.thumbnail((360,240))
             img.save(out/name, quality=80)

@@ -1,5 +1,5 @@
 "Every page of the site as a reader sees it, at the width of a desk and of a phone, without a network."
-import json, subprocess, sys, threading
+import json, re, subprocess, sys, threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -43,7 +43,7 @@ def visit(page, url):
 look = """() => {
     const all = s => [...document.querySelectorAll(s)], wide = document.documentElement.scrollWidth - window.innerWidth
     return [wide>0 && `${wide} pixels too wide`,
-        ...all('img').map(i => !(i.complete && i.naturalWidth) && `no image ${i.src}`),
+        ...all('img:not([loading=lazy])').map(i => !(i.complete && i.naturalWidth) && `no image ${i.src}`),
         ...all('.math').map(m => (m.querySelectorAll('mjx-container').length!=1 || m.querySelector('[data-mml-node=merror], [fill=red]')) && `formula ${m.textContent}`),
         ...all('article img').map(i => (i.alt.length<20 || /[.](png|jpe?g|svg)$|[$\\\\]/.test(i.alt)) && `no words for ${i.src}: ${i.alt}`),
         ...all('.highlight pre').map(p => !p.closest('.cell_output') && p.scrollWidth>p.clientWidth+1 && `code is cut: ${p.textContent.slice(0, 60)}`),
@@ -129,11 +129,11 @@ def test_search_finds(visit, query, page_found):
     "Words that people look for lead to a page about them, among the first results, and excerpts hold no source of a formula"
     page = visit(f'search.html?q={query.replace(" ", "+")}')
     page.locator('.search-summary', has_text='found').wait_for()
-    page.wait_for_function('document.querySelectorAll(".search li p.context").length>3')
+    page.locator('.search p.context').first.wait_for()
     found = page.locator('.search li > a').evaluate_all('es => es.map(e => e.getAttribute("href"))')
     assert any(page_found in o for o in found[:12]), found[:12]
     page.wait_for_timeout(1000) # excerpts of all results
-    bad = [o for o in page.locator('.search p.context').all_inner_texts() if '\\' in o or '\\(' in o]
+    bad = [o for o in page.locator('.search p.context').all_inner_texts() if re.search(r'\\[(\[]', o)]
     assert not bad and page.errors==[]
 
 
@@ -143,7 +143,7 @@ contrast = """() => {
     const behind = e => { for (; e; e = e.parentElement) { const b = parts(getComputedStyle(e).backgroundColor); if (b.a>.5) return b.c } return [255, 255, 255] }
     const bad = {}
     for (const e of document.querySelectorAll('article :is(a, code, p, li, td, .highlight span, .sig span, .pre)')) {
-        if (!e.textContent.trim() || !e.checkVisibility()) continue
+        if (!e.textContent.trim() || !e.checkVisibility() || e.matches('.headerlink')) continue // one is seen when the mouse is there
         const [x, y] = [light(parts(getComputedStyle(e).color).c), light(behind(e))]
         const r = (Math.max(x, y)+.05)/(Math.min(x, y)+.05)
         if (r<4.5) bad[`${e.tagName} ${e.className}`] = `${r.toFixed(2)}: ${e.textContent.slice(0, 40)}`
