@@ -74,7 +74,7 @@ class Cell:
         self.where,self.i,self.source = f'{path.relative_to(root/"nbs")} cell {i}',i,source
         flags = re.findall(r'^#\s*\|\s*(\w+)', source, re.M)
         self.exported,self.hidden = 'export' in flags or 'exporti' in flags,'hide' in flags or 'default_exp' in flags
-        self.tree = ast.parse(re.sub(r'^[%!].*', '', source, flags=re.M))
+        self.tree = ast.parse(re.sub(r'^( *)[%!].*', r'\1pass', source, flags=re.M))
     def at(self, node): return f'{self.where} line {getattr(node, "lineno", node)}'
 
 
