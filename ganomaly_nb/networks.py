@@ -170,7 +170,7 @@ class Discriminator(nn.Module):
     )->tuple: # Any numbers (N,), and f(x), see `feature_shape`
         "The answer before the sigmoid; raises `ValueError` for images of another size"
         f = self.features(x)
-        if f.shape[2:]!=self.classifier[0].kernel_size:
+        if f.ndim==4 and f.shape[2:]!=self.classifier[0].kernel_size:
             raise ValueError(f'D is not made for images of shape {tuple(x.shape)}')
         return self.classifier(f).flatten().float(),f
 
