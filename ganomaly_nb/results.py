@@ -33,7 +33,7 @@ def written_whole(
 outcomes = ('device','threads','torch','fastai','python','ganomaly_nb','date',
             'train_images',
             'seconds','auroc_by_epoch','d_resets','score_seconds','test_images',
-            'abnormal_share','auroc','auprc','eer','error')
+            'abnormal_share','auroc','auprc','eer','sharpness','pull','error')
 
 def as_text(
     v # Any value of a row
