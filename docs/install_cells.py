@@ -16,7 +16,7 @@ def install(code):
     needs = ','.join(k for k,v in extras.items() if re.search(v, code))
     what = cfg.lib_name + f'[{needs}]'*bool(needs) + f'@{cfg.pip_source}'*bool(cfg.pip_source)
     res = f"from importlib.util import find_spec\nif not find_spec('{cfg.lib_name}'):\n    %pip install -q \"{what}\"\n"
-    if re.search(r"(?<![\w/])results/|Path\('results'\)", code): res += 'from ganomaly_nb.results import results_here\nresults_here() # a copy of the stored files\n'
+    if re.search(r"(?<!stored\(')(?<![\w/])results/|Path\('results'\)", code): res += 'from ganomaly_nb.results import results_here\nresults_here() # a copy of the stored files\n'
     return res
 
 def source(c): return ''.join(c['source'])

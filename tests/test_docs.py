@@ -190,6 +190,7 @@ def test_install_cells():
     for p in install_cells.notebooks():
         first = next(c.source for c in nbformat.read(p, as_version=4).cells if c.cell_type=='code')
         assert '#| hide' in first and f'%pip install -q "ganomaly_nb' in first and f'git+{pages.cfg.git_url}' in first, p.name
+        assert p.parent==pages.cfg.nbs_path or 'results_here' not in first, f'{p.name} would copy results beside itself in a clone'
 
 
 def test_install_cell_is_written_anew(monkeypatch):
