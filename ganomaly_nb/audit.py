@@ -28,7 +28,7 @@ def scores_of(
     x # Images (N, ...): array or tensor
 )->np.ndarray: # float64 (N,)
     "Ask once; raises `ValueError` unless there is one number for each image"
-    s = scorer(x)
+    s = scorer(deepcopy(x)) # whatever it does to them
     if np.isscalar(s) or getattr(s, 'ndim', 1)==0: s = [float(s)] # of a single image
     s = as_vector('scores', s)
     if len(s)==len(x): return s
@@ -80,13 +80,13 @@ def some_of(
 def spread_of(
     s:np.ndarray # Scores (N,)
 )->float: # Above 0
-    "From the 10th to the 90th percentile; where these are equal, the range; at least 1e-12"
+    "From the 10th to the 90th percentile, or the range if they are equal; 1e-12 at least"
     low,high = np.quantile(s, [.1,.9])
     return max(high-low if high>low else np.ptp(s), 1e-12)
 
 # %% ../nbs/07b_audit.ipynb #8d116ece
 class Witness:
-    "A scorer under questioning: the images that it is asked about, and what it said first"
+    "A scorer under questioning: the images it is asked about, and what it said first"
     def __init__(self,
         scorer:callable, # From images to scores
         x, # Images (N, ...)
@@ -132,19 +132,18 @@ def compare(
     error:str='' # What the scorer said when it failed
 )->dict: # A finding
     "Did any score move further than it may?"
-    none = ~np.isfinite(a+b)
-    if none.any():
-        why = f' ({error})' if error else ''
-        seen = f'{" or ".join(ways)}: {none.sum()} of {len(a)} images get no finite score{why}'
-        return finding(True, seen)
-    moved = np.abs(a-b)
-    of_a,of_b = auroc(w.y, a),auroc(w.y, b)
+    none,why = (~np.isfinite(a+b)).sum(),f' ({error})' if error else ''
+    if none:
+        seen = f'{none} of {len(a)} images get no finite score{why}'
+        return finding(True, f'{ways[0]} or {ways[1]}: {seen}')
+    moved,of_a,of_b = np.abs(a-b),auroc(w.y, a),auroc(w.y, b)
+    points = 100*(of_a-of_b)
     if (moved<=w.limit).all():
-        return finding(False, f'{ways[0]} or {ways[1]}: the same scores', 100*(of_a-of_b))
+        return finding(False, f'{ways[0]} or {ways[1]}: the same scores', points)
     share,most = (moved>w.limit).mean(),moved.max()/w.spread
     seen = (f'{share:.0%} of the scores move, by up to {most:.2g} spreads; '
             f'AUROC {of_a:.3f} {ways[0]}, {of_b:.3f} {ways[1]}')
-    return finding(True, seen, 100*(of_a-of_b))
+    return finding(True, seen, points)
 
 # %% ../nbs/07b_audit.ipynb #a170b338
 def check_repeat(
@@ -280,9 +279,11 @@ def label_chosen(
     n_0,n_1 = (y==0).sum(),(y==1).sum()
     fpr,tpr,_ = roc_curve(y, s, drop_intermediate=False)
     best = qualities(tpr*n_1, fpr*n_0, n_0, n_1)
-    flagged = s>threshold
-    here = qualities((flagged&(y==1)).sum(), (flagged&(y==0)).sum(), n_0, n_1)
-    return here['F1'],[k for k,v in here.items() if v>=best[k].max()-1e-9]
+    def at(t): return qualities((s[y==1]>t).sum(), (s[y==0]>t).sum(), n_0, n_1)
+    small = 1e-5*abs(threshold) # it may have been rounded, or the scores
+    here = [at(t) for t in (threshold,threshold-small,threshold+small)]
+    chosen = [k for k,v in best.items() if max(o[k] for o in here)>=v.max()-1e-9]
+    return here[0]['F1'],chosen
 
 # %% ../nbs/07b_audit.ipynb #ae97ba94
 def check_threshold(
@@ -291,7 +292,7 @@ def check_threshold(
     threshold:float|None=None, # As printed; None: not asked
     held_out=None # Scores (n,) of the held-out normals that it comes from, if known
 )->dict: # A finding, with points of F1
-    "Is the threshold the best one by the test labels, and not one of the held-out scores?"
+    "Is it the best threshold by the test labels, and not one of the held-out scores?"
     if threshold is None: return finding(None, 'pass threshold=, and held_out= scores')
     if not np.isfinite(threshold):
         raise ValueError(f'threshold must be a finite number, found {threshold}')
