@@ -1,5 +1,6 @@
 "The leak auditor: it finds every leak that was planted, and lets every honest scorer pass, whatever its form."
 import numpy as np, pandas as pd, pytest, torch
+from contextlib import nullcontext
 from torch import nn
 from fastai.basics import set_seed
 from ganomaly_nb.data import AnomalyDataLoaders
@@ -154,6 +155,7 @@ def test_running_state(what):
         seen.extend(bright(x))
         return bright(x)-(np.mean(seen) if what=='mean' else .1*len(seen))
     assert 'repeat' in leaks(ask(remembers))
+    assert 'repeat' in leaks(ask(remembers, n=90)) # all of them, so that the mean of two calls alone is the same
 
 
 def test_chance_is_no_leak_and_hides_none():
@@ -188,6 +190,8 @@ def test_copies():
     assert leaks(ask(bright, train=torch.as_tensor(exact)))=={'copies'}
     all_ = ask(bright, train=np.concatenate([train, x]))
     assert leaks(all_)=={'copies'} and np.isnan(all_.points['copies']) # nothing is left to measure with
+    fractions = [o+np.random.default_rng(2).normal(size=(1,1,8,8)) for o in (x,exact)] # whose distances lose digits
+    assert check_copies(fractions[0], y, bright(x), fractions[1])['seen'].startswith('9 of 90 test images are in training, 0 nearly')
     s = bright(x)
     assert not check_copies(x, y, s, shade, near=.001)['leak'] and check_copies(x, y, s, exact, near=.001)['leak']
 
@@ -213,6 +217,7 @@ def test_epoch():
     assert ask(bright, candidates=[v-.1,v,v-.05]).points['epoch']==pytest.approx(5)
     assert not leaks(ask(bright, candidates=[v-.1,v-.05,v])) and not leaks(ask(bright, candidates=[v+.01,v-.05,v]))
     assert not leaks(ask(bright, candidates=pd.Series([v])))
+    assert not leaks(ask(bright, candidates=[v,v+.01,v-.01])) # neither the best nor the last
     assert not leaks(ask(bright, candidates=[v+.0002,v])) # nobody can print that difference
     assert leaks(ask(bright, candidates=[.5,.6]))=={'epoch'}
     assert leaks(ask(bright, candidates=[v+.03,v], reported=v+.03))=={'epoch','AUROC'}
@@ -291,8 +296,10 @@ def test_a_scorer_that_fails_alone():
     assert '40 of 40 images get no finite score (ValueError: Expected more than 1 value' in table.seen['other images'] and np.isnan(table.points['other images'])
 
 
-def test_threads_are_put_back():
-    "Also when the scorer fails"
+@pytest.mark.parametrize('others', [True,False])
+def test_threads_are_put_back(others, monkeypatch):
+    "Also when the scorer fails, and where torch has threads that nobody else sets"
+    if not others: monkeypatch.setattr('ganomaly_nb.audit.threadpool_limits', lambda n: nullcontext())
     before = torch.get_num_threads()
     with pytest.raises(RuntimeError):
         with with_threads(3):
