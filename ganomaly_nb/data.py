@@ -17,8 +17,8 @@ _all_ = ['check_size', 'load_image', 'read_images', 'LazyImages', 'ImageSet', 'A
 
 # %% auto #0
 __all__ = ['own_pixels', 'mnist_stats', 'anomaly_splits', 'AnomalyDataLoaders', 'found_table', 'check_sets', 'class_labels',
-           'check_protocol', 'torchvision_images', 'tree_files', 'tree_pixels', 'tree_sets', 'check_size', 'load_image',
-           'read_images', 'LazyImages', 'ImageSet', 'AnomalyDL']
+           'check_protocol', 'torchvision_images', 'tree_files', 'tree_sets', 'check_size', 'load_image', 'read_images',
+           'LazyImages', 'ImageSet', 'AnomalyDL']
 
 # %% ../nbs/00_data.ipynb #45d05bc2
 def anomaly_splits(
@@ -51,6 +51,7 @@ class AnomalyDataLoaders(DataLoaders):
     vocab = L('normal','abnormal')
     white = None # The grey value that is white in 16-bit images; None: they have 8 bits
     fit = 'squash' # How new images are brought to the size
+    dl_type,rows = AnomalyDL,'training images' # The loaders, and what they count
     def __init__(self,
         train:AnomalyDL, # Shuffled normals
         valid:AnomalyDL, # Held-out normals, for calibration
@@ -67,20 +68,21 @@ class AnomalyDataLoaders(DataLoaders):
         "Loader of the labelled test set"
         return self.loaders[2]
 
-    @property
-    def size(self):
-        "Side of the images in pixels, or (height, width) if they are not square"
-        return as_size(*self.train.dataset.images.shape[-2:])
+# %% ../nbs/00_data.ipynb #d004ca67
+@patch(as_prop=True)
+def size(self:AnomalyDataLoaders)->int|tuple: # Pixels
+    "Side of the images in pixels, or (height, width) if they are not square"
+    return as_size(*self.train.dataset.images.shape[-2:])
 
-    @property
-    def nc(self):
-        "Channels of the images: 1 (grey) or 3 (RGB)"
-        return self.train.dataset.images.shape[1]
+@patch(as_prop=True)
+def nc(self:AnomalyDataLoaders)->int: # 1 or 3
+    "Channels of the images: 1 (grey) or 3 (RGB)"
+    return self.train.dataset.images.shape[1]
 
-    @property
-    def kept(self):
-        "How new images come in: what a model file holds besides size, channels and scale"
-        return dict(fit=self.fit)
+@patch(as_prop=True)
+def kept(self:AnomalyDataLoaders)->dict: # Arguments of `empty`
+    "How new images come in: what a model file holds besides size, channels and scale"
+    return dict(fit=self.fit)
 
 # %% ../nbs/00_data.ipynb #5ee1a034
 def found_table(
@@ -110,8 +112,7 @@ def found(self:AnomalyDataLoaders)->pd.DataFrame: # Columns folder, read_as, ima
 def check_sets(
     train:ImageSet, # Normals
     valid:ImageSet, # Held-out normals
-    test:ImageSet, # Labelled images
-    bs:int # Batch size
+    test:ImageSet # Labelled images
 ):
     "Raise `ValueError` unless three sets can be trained, calibrated and tested with"
     if not len(train): raise ValueError('no normal images to train on')
@@ -129,12 +130,31 @@ def check_sets(
             n = int(o.y.sum())
             raise ValueError(f'{name} must hold normals only, found {n} abnormal')
     if len(test) and test.y is None: raise ValueError('test must have labels, found none')
-    if len(train)<bs:
-        raise ValueError(f'{len(train)} training images are fewer than one batch: '
-                         f'pass bs={len(train)} or less, found bs={bs}')
+
+# %% ../nbs/00_data.ipynb #f3464958
+@patch(cls_method=True)
+def of_sets(cls:AnomalyDataLoaders,
+    train:ImageSet, # Normals
+    valid:ImageSet, # Held-out normals
+    test:ImageSet, # Labelled images
+    bs:int=64, # Batch size
+    seed:int=0, # Of the order of the batches
+    white:int|None=None, # The grey value that is white in 16-bit images
+    batch_tfms=None, # fastai's or torchvision's transforms of training batches in [0, 1]
+    path='.', # Where a `Learner` keeps its files
+    device=None, # Where batches are made
+    fit:str='squash' # How new images are brought to the size: 'squash', 'pad' or 'crop'
+)->AnomalyDataLoaders: # The three loaders
+    "Loaders of three `ImageSet`s, which may be empty; only training drops what is left"
+    train_dl = cls.dl_type(train, bs, seed, batch_tfms, shuffle=True, drop_last=True)
+    valid_dl,test_dl = cls.dl_type(valid, bs),cls.dl_type(test, bs)
+    dls = cls(train_dl, valid_dl, test_dl, path=path, device=device)
+    dls.white,dls.fit = white,check_fit(fit)
+    return dls
 
 # %% ../nbs/00_data.ipynb #a0e877e4
 @patch(cls_method=True)
+@delegates(AnomalyDataLoaders.of_sets, keep=True)
 def from_sets(cls:AnomalyDataLoaders,
     train:ImageSet, # Normals
     valid:ImageSet, # Held-out normals; may be empty
@@ -142,20 +162,18 @@ def from_sets(cls:AnomalyDataLoaders,
     bs:int=64, # Batch size
     seed:int=0, # Of the order of the batches
     white:int|None=None, # The grey value that is white in 16-bit images
-    batch_tfms=None, # fastai's or torchvision's transforms of training batches in [0, 1]
-    path='.', # Where a `Learner` keeps its files
     device=None, # Where batches are made; None: the GPU if there is one
-    fit:str='squash' # How new images are brought to the size: 'squash', 'pad' or 'crop'
+    **kwargs
 )->AnomalyDataLoaders: # The three loaders
     "Loaders from three `ImageSet`s; raises `ValueError` if they do not go together"
     check_settings(bs=bs, seed=seed, white=white)
-    check_sets(train, valid, test, bs)
-    train_dl = AnomalyDL(train, bs, seed, batch_tfms, shuffle=True, drop_last=True)
+    check_sets(train, valid, test)
     if device is None: device = default_device()
-    valid_dl,test_dl = AnomalyDL(valid, bs),AnomalyDL(test, bs)
-    dls = cls(train_dl, valid_dl, test_dl, path=path, device=device)
-    dls.white,dls.fit = white,check_fit(fit)
-    return dls
+    dls = cls.of_sets(train, valid, test, bs, seed, white, device=device, **kwargs)
+    n = dls.train.n
+    if n>=bs: return dls
+    raise ValueError(f'{n} {cls.rows} are fewer than one batch: pass bs={n} or less, '
+                     f'found bs={bs}')
 
 # %% ../nbs/00_data.ipynb #5ee1a091
 @patch
@@ -173,7 +191,7 @@ def note_duplicates(self:AnomalyDataLoaders,
     first = '; '.join(' = '.join(map(str, o)) for o in self.duplicates[:3])
     warnings.warn(f'{len(same)} images appear twice or more with the same content, '
                   f'{leaks} of them in the test set: {first}. dls.duplicates lists all',
-                  stacklevel=3)
+                  stacklevel=4)
     return self
 
 # %% ../nbs/00_data.ipynb #5ee1a049
@@ -211,9 +229,32 @@ def check_protocol(
         raise ValueError("there is no published test set: protocol must be 'paper'")
     return official if protocol=='official' else None
 
-# %% ../nbs/00_data.ipynb #b5dd4e76
+# %% ../nbs/00_data.ipynb #b644cf14
 @patch(cls_method=True)
 @delegates(AnomalyDataLoaders.from_sets, keep=True, but=['train','valid','test'])
+def from_labels(cls:AnomalyDataLoaders,
+    images, # What an `ImageSet` takes
+    y, # bool (n,): is it an anomaly?
+    items:L, # What each of the n is called
+    digests:L, # Of the content of each of them
+    idxs, # The rows of `images` that they are
+    official=None, # bool (n,): is it in the published test set? None: `paper`
+    held_out:float=0.05, # Share of the training normals set aside for calibration
+    n_train:int|None=None, # Use no more than this many training images
+    seed:int=0, # Of the split and of the order of the batches
+    stats:tuple=(0.5,0.5), # Mean and standard deviation, in the scale of [0, 1]
+    **kwargs
+)->AnomalyDataLoaders: # The three loaders
+    "Loaders of images that have been read and have labels; copies are noted"
+    splits = [list(o) for o in anomaly_splits(y, official, held_out, seed, n_train)]
+    sets = [ImageSet(images, y[i], items[i], idxs[i], stats) for i in splits]
+    dls = cls.from_sets(*sets, seed=seed, **kwargs)
+    return dls.note_duplicates([digests[i] for i in splits], [o.items for o in sets])
+
+# %% ../nbs/00_data.ipynb #b5dd4e76
+@patch(cls_method=True)
+@delegates(AnomalyDataLoaders.from_labels, keep=True,
+           but=['y','idxs','held_out','n_train','seed'])
 def from_labelled(cls:AnomalyDataLoaders,
     images, # (N, H, W), (N, H, W, C) or (N, C, H, W): uint8, or 16 bits
     classes:list, # The class of each image
@@ -224,10 +265,8 @@ def from_labelled(cls:AnomalyDataLoaders,
     n_train:int|None=None, # Use no more than this many training images
     seed:int=0, # Of the split and of the order of the batches
     items:list|None=None, # What each image is called
-    stats:tuple=(0.5,0.5), # Mean and standard deviation, in the scale of [0, 1]
     layout:str|None=None, # 'CHW' or 'HWC': where the channels are; None: found
     white:int|None=None, # The value that is white, for more than 8 bits; None: found
-    digests:list|None=None, # Of the content of each image; None: of its pixels
     **kwargs
 )->AnomalyDataLoaders: # The three loaders
     "Loaders of labelled images, one class of which is the anomaly"
@@ -235,17 +274,14 @@ def from_labelled(cls:AnomalyDataLoaders,
     check_settings(held_out=held_out, n_train=n_train, seed=seed, white=white)
     y = class_labels(classes, len(images), abnormal)
     images,white = labelled_pixels(images, layout, white)
-    items = L(range(len(y)) if items is None else items)
-    splits = anomaly_splits(y, official, held_out, seed, n_train)
-    sets = [ImageSet(images, y[i], items[list(i)], i, stats) for i in splits]
-    dls = cls.from_sets(*sets, seed=seed, white=white, **kwargs)
-    digests = L(row_digests(images) if digests is None else digests)
-    digests = [digests[list(i)] for i in splits]
-    return dls.note_duplicates(digests, [o.items for o in sets])
+    rows = np.arange(len(y))
+    items = L(rows.tolist() if items is None else items)
+    return cls.from_labels(images, y, items, L(row_digests(images)), rows, official,
+                           held_out, n_train, seed, white=white, **kwargs)
 
 # %% ../nbs/00_data.ipynb #2b738a87
 # what a source of its own decides by itself
-own_pixels = ['images','classes','official','items','layout','white','digests']
+own_pixels = ['images','classes','official','items','layout','white']
 
 @patch(cls_method=True)
 @delegates(AnomalyDataLoaders.from_labelled, keep=True, but=[*own_pixels, 'protocol'])
@@ -301,9 +337,35 @@ def from_mnist(cls:AnomalyDataLoaders,
     images = fit_to(images, size, kwargs.get('fit', 'squash'))
     return cls.from_labelled(images, y.tolist(), abnormal, official, **kwargs)
 
+# %% ../nbs/00_data.ipynb #ead3c637
+@patch(cls_method=True)
+@delegates(AnomalyDataLoaders.from_labels, keep=True,
+           but=['images','y','items','digests','idxs','official'])
+def from_classes(cls:AnomalyDataLoaders,
+    path, # Folder with `<class>/*`, or with `train/<class>/*` and `test/<class>/*`
+    abnormal:str, # The class that is the anomaly
+    read:callable, # From files and `white` to images and a dict of errors by position
+    protocol:str='paper', # 'paper': pooled, 80/20 of normals. 'official': as published
+    white:int|None=None, # The value that is white in 16-bit images; None: found
+    **kwargs
+)->AnomalyDataLoaders: # The loaders
+    "Loaders of a tree of classes, whatever its images are read as"
+    files,classes,official = class_files(path)
+    official = check_protocol(protocol, official)
+    y = class_labels(classes, len(files), abnormal)
+    if white is None: white = find_white([f for f,odd in zip(files, y) if not odd])
+    images,bad = read(files, white=white)
+    ok = np.setdiff1d(np.arange(len(files)), list(bad))
+    if official is not None: official = official[ok]
+    items = L(files)[list(ok)]
+    dls = cls.from_labels(images, y[ok], items, L(file_digests(items)), ok, official,
+                          white=white, **kwargs)
+    dls.skipped = {files[i]:e for i,e in bad.items()}
+    return dls
+
 # %% ../nbs/00_data.ipynb #121c589a
 @patch(cls_method=True)
-@delegates(AnomalyDataLoaders.from_labelled, keep=True, but=own_pixels)
+@delegates(AnomalyDataLoaders.from_classes, keep=True, but=['read'])
 def from_class_folders(cls:AnomalyDataLoaders,
     path, # Folder with `<class>/*`, or with `train/<class>/*` and `test/<class>/*`
     abnormal:str, # The class that is the anomaly
@@ -312,25 +374,12 @@ def from_class_folders(cls:AnomalyDataLoaders,
     on_error:str='raise', # An unreadable image: 'raise', or 'skip' to `dls.skipped`
     cache=None, # Folder of the cache of decoded images
     fit:str='squash', # How they are brought to the size: 'squash', 'pad' or 'crop'
-    white:int|None=None, # The value that is white in 16-bit images; None: found
     **kwargs
 )->AnomalyDataLoaders: # The loaders
     "Leave one class out of any tree with one folder per class"
-    check_size(size)
-    check_nc(nc)
-    files,classes,official = class_files(path)
-    check_protocol(kwargs.get('protocol', 'paper'), official)
-    class_labels(classes, len(files), abnormal)
-    normals = [f for f,c in zip(files, classes) if c!=abnormal]
-    white = find_white(normals) if white is None else white
-    images,bad = read_images(files, size, nc, on_error, cache, white=white, fit=fit)
-    ok = [i for i in range(len(files)) if i not in bad]
-    if bad: images,official = images[ok],None if official is None else official[ok]
-    items,classes = [files[i] for i in ok],[classes[i] for i in ok]
-    dls = cls.from_labelled(images, classes, abnormal, official, items=items, white=white,
-                            digests=file_digests(items), fit=fit, **kwargs)
-    dls.skipped = {files[i]:e for i,e in bad.items()}
-    return dls
+    how = dict(size=check_size(size), nc=check_nc(nc), fit=check_fit(fit))
+    read = partial(read_images, on_error=on_error, cache=cache, **how)
+    return cls.from_classes(path, abnormal, read, fit=fit, **kwargs)
 
 # %% ../nbs/00_data.ipynb #f4ef7f09
 @patch(cls_method=True)
@@ -366,26 +415,9 @@ def tree_files(
                          f'(good, scratch, ...), found {loose[:3]} directly in it')
     if 'train' not in set(tree.read_as):
         raise ValueError(f'no images in {normal_folders(path, normal)[0]}')
-    for o in doubts(tree, normal): warnings.warn(o, stacklevel=3)
+    for o in doubts(tree, normal): warnings.warn(o, stacklevel=4)
     rank = tree.read_as.map({'train':0, 'test normal':1, 'test abnormal':1}).fillna(2)
     return tree.iloc[np.argsort(rank, kind='stable')].reset_index(drop=True)
-
-# %% ../nbs/00_data.ipynb #9c92a751
-def tree_pixels(
-    tree:pd.DataFrame, # Of `tree_files`
-    size:int|tuple, # Side in pixels, or (height, width)
-    nc:int, # Channels: 1 or 3
-    white:int|None, # The value that is white in 16-bit images; None: found
-    on_error:str, # An unreadable image: 'raise' or 'skip'
-    cache, # Folder of the cache of decoded images
-    fit:str='squash' # How they are brought to the size
-)->tuple: # Pixels; from the index of each unreadable image to the reason; white
-    "Read the training and the test images of a table of files"
-    kinds = ['train','test normal','test abnormal']
-    files = list(tree.file[tree.read_as.isin(kinds)])
-    if white is None: white = find_white(list(tree.file[tree.read_as=='train']))
-    images,bad = read_images(files, size, nc, on_error, cache, white=white, fit=fit)
-    return images,bad,white
 
 # %% ../nbs/00_data.ipynb #5ee1a068
 def tree_sets(
@@ -412,50 +444,84 @@ def tree_sets(
     return [ImageSet(images, y[i], files[i], i, stats)
             for i in (train[:n_train], valid, test)]
 
-# %% ../nbs/00_data.ipynb #22ce0a2f
+# %% ../nbs/00_data.ipynb #9c92a751
 @patch(cls_method=True)
 @delegates(AnomalyDataLoaders.from_sets, keep=True, but=['train','valid','test'])
-def from_folder(cls:AnomalyDataLoaders,
+def from_tree(cls:AnomalyDataLoaders,
     path, # Folder with `train/<normal>`, `test/<normal>` and `test/<anything else>`
-    size:int|tuple=64, # Side in pixels, or (height, width)
-    nc:int=3, # Channels: 1 (grey) or 3 (RGB)
+    read:callable, # From files and `white` to images and a dict of errors by position
     normal=None, # The name, or names, of folders of normals; None: see `normal_names`
     white:int|None=None, # The value that is white in 16-bit images; None: found
     held_out:float=0.05, # Share of the training normals set aside for calibration
     n_train:int|None=None, # Use no more than this many training images
-    on_error:str='raise', # An unreadable image: 'raise', or 'skip' to `dls.skipped`
-    cache=None, # Folder of the cache of decoded images
-    fit:str='squash', # How they are brought to the size: 'squash', 'pad' or 'crop'
     seed:int=0, # Of the split and of the order of the batches
     stats:tuple=(0.5,0.5), # Mean and standard deviation, in the scale of [0, 1]
     **kwargs
 )->AnomalyDataLoaders: # The loaders; `dls.found` says what was read as what
-    "Your own images: normals to train on, and a labelled test set if there is one"
-    check_size(size)
-    check_nc(nc)
+    "Loaders of a folder of normals and kinds of anomalies, whatever they are read as"
     check_settings(held_out=held_out, n_train=n_train, seed=seed, white=white)
     tree = tree_files(path, normal)
-    images,bad,white = tree_pixels(tree, size, nc, white, on_error, cache, check_fit(fit))
+    files = tree.file[tree.read_as.isin(['train','test normal','test abnormal'])]
+    if white is None: white = find_white(list(tree.file[tree.read_as=='train']))
+    images,bad = read(list(files), white=white)
     sets = tree_sets(tree, images, bad, held_out, n_train, seed, stats)
     sets[2].masks = masks_for(sets[2].items, tree, path)
-    dls = cls.from_sets(*sets, seed=seed, white=white, fit=fit, **kwargs)
+    dls = cls.from_sets(*sets, seed=seed, white=white, **kwargs)
     dls.skipped = {tree.file[i]:e for i,e in bad.items()}
     dls._found = found_table(tree.folder, tree.read_as)
     digests = [file_digests(o.items) for o in sets]
     return dls.note_duplicates(digests, [o.items for o in sets])
 
-# %% ../nbs/00_data.ipynb #d8332684
+# %% ../nbs/00_data.ipynb #22ce0a2f
+@patch(cls_method=True)
+@delegates(AnomalyDataLoaders.from_tree, keep=True, but=['read'])
+def from_folder(cls:AnomalyDataLoaders,
+    path, # Folder with `train/<normal>`, `test/<normal>` and `test/<anything else>`
+    size:int|tuple=64, # Side in pixels, or (height, width)
+    nc:int=3, # Channels: 1 (grey) or 3 (RGB)
+    on_error:str='raise', # An unreadable image: 'raise', or 'skip' to `dls.skipped`
+    cache=None, # Folder of the cache of decoded images
+    fit:str='squash', # How they are brought to the size: 'squash', 'pad' or 'crop'
+    **kwargs
+)->AnomalyDataLoaders: # The loaders; `dls.found` says what was read as what
+    "Your own images: normals to train on, and a labelled test set if there is one"
+    how = dict(size=check_size(size), nc=check_nc(nc), fit=check_fit(fit))
+    read = partial(read_images, on_error=on_error, cache=cache, **how)
+    return cls.from_tree(path, read, fit=fit, **kwargs)
+
+# %% ../nbs/00_data.ipynb #6a02663c
 @patch(cls_method=True)
 @delegates(AnomalyDataLoaders.from_sets, keep=True, but=['train','valid','test'])
+def from_normals(cls:AnomalyDataLoaders,
+    train, # Normals, what an `ImageSet` takes
+    test, # Test images, likewise
+    y, # Their labels: 0 normal, 1 abnormal
+    digests:callable=row_digests, # From images to a list of digests of their content
+    held_out:float=0.05, # Share of the training normals set aside for calibration
+    n_train:int|None=None, # Use no more than this many training images
+    seed:int=0, # Of the split and of the order of the batches
+    stats:tuple=(0.5,0.5), # Mean and standard deviation, in the scale of [0, 1]
+    **kwargs
+)->AnomalyDataLoaders: # The loaders
+    "Loaders of normals that are split, and of labelled images; copies are noted"
+    n = np.zeros(len(train))
+    splits = anomaly_splits(n, n, held_out, seed, n_train)[:2]
+    sets = [ImageSet(train, np.zeros(len(i)), idxs=i, stats=stats) for i in splits]
+    sets.append(ImageSet(test, y, stats=stats))
+    dls = cls.from_sets(*sets, seed=seed, **kwargs)
+    of_train = L(digests(train))
+    of_all = [*[of_train[list(i)] for i in splits], digests(test)]
+    return dls.note_duplicates(of_all, array_names(*sets))
+
+# %% ../nbs/00_data.ipynb #d8332684
+@patch(cls_method=True)
+@delegates(AnomalyDataLoaders.from_normals, keep=True,
+           but=['train','test','y','digests'])
 def from_arrays(cls:AnomalyDataLoaders,
     x_train, # Normals (N, H, W), (N, H, W, C) or (N, C, H, W): bytes, [0, 1], 16 bits
     x_test=None, # Test images; None: none
     y_test=None, # Their labels: 0 normal, 1 abnormal
     size:int|tuple|None=None, # Side, or (height, width); None: the arrays' own
-    held_out:float=0.05, # Share of the training normals set aside for calibration
-    n_train:int|None=None, # Use no more than this many training images
-    seed:int=0, # Of the split and of the order of the batches
-    stats:tuple=(0.5,0.5), # Mean and standard deviation, in the scale of [0, 1]
     layout:str|None=None, # 'CHW' or 'HWC': where the channels are; None: found
     white:int|None=None, # The value that is white, for more than 8 bits; None: found
     fit:str='squash', # How they are brought to the size: 'squash', 'pad' or 'crop'
@@ -463,19 +529,13 @@ def from_arrays(cls:AnomalyDataLoaders,
 )->AnomalyDataLoaders: # The loaders
     "Loaders of images in memory"
     if size is not None: check_size(size)
-    check_settings(held_out=held_out, n_train=n_train, seed=seed, white=white)
+    check_fit(fit)
+    check_settings(white=white)
     n_test = 0 if x_test is None else len(x_test)
     y = check_labels([] if y_test is None else y_test, n_test, 'y_test')
     train,test,white = array_pixels(x_train, x_test, layout, white)
-    check_fit(fit)
     train,test = [squeeze_to(o, size, train.shape, fit) for o in (train,test)]
-    n = np.zeros(len(train))
-    splits = anomaly_splits(n, n, held_out, seed, n_train)[:2]
-    sets = [ImageSet(train, np.zeros(len(i)), idxs=i, stats=stats) for i in splits]
-    sets.append(ImageSet(test, y, stats=stats))
-    dls = cls.from_sets(*sets, seed=seed, white=white, fit=fit, **kwargs)
-    digests = [L(row_digests(train))[list(i)] for i in splits] + [row_digests(test)]
-    return dls.note_duplicates(digests, array_names(*sets))
+    return cls.from_normals(train, test, y, white=white, fit=fit, **kwargs)
 
 # %% ../nbs/00_data.ipynb #45fb693b
 @patch
@@ -502,6 +562,31 @@ def test_dl(self:AnomalyDataLoaders,
     bs = self.train.bs if bs is None else bs
     return AnomalyDL(new, bs=bs, **{'device':self.device, **kwargs})
 
+# %% ../nbs/00_data.ipynb #5ee1a089
+@patch(cls_method=True)
+def empty(cls:AnomalyDataLoaders,
+    size:int|tuple, # Side of the images in pixels, or (height, width)
+    nc:int, # Channels: 1 (grey) or 3 (RGB)
+    stats:tuple=(0.5,0.5), # Mean and standard deviation, in the scale of [0, 1]
+    white:int|None=None, # The grey value that is white in 16-bit images
+    bs:int=64, # Batch size
+    device=None, # Where batches are made; None: the CPU
+    fit:str='squash' # How new images are brought to the size
+)->AnomalyDataLoaders: # Loaders without images
+    "Loaders that know how images come in, for a model that is read from a file"
+    check_settings(white=white, bs=bs)
+    nothing = torch.empty(0, check_nc(nc), *sides(check_size(size)), dtype=torch.uint8)
+    none = ImageSet(nothing, y=[], stats=stats)
+    return cls.of_sets(none, none, none, bs, white=white, device=device or 'cpu', fit=fit)
+
+@patch
+def new_empty(self:AnomalyDataLoaders)->AnomalyDataLoaders: # Loaders without images
+    "Empty loaders of the same kind, for an exported learner"
+    stats = self.train.dataset.stats
+    return self.empty(self.size, self.nc, stats, self.white, self.train.bs, self.device,
+                      self.fit)
+
+# %% ../nbs/00_data.ipynb #1678f163
 @patch
 def read_one(self:AnomalyDataLoaders,
     item # Path, PIL image, array or tensor
@@ -517,30 +602,3 @@ def loader_of(self:AnomalyDataLoaders,
     "A loader of new images that have been read"
     some = ImageSet(torch.stack(images), stats=self.train.dataset.stats)
     return AnomalyDL(some, bs=bs, device=self.device)
-
-# %% ../nbs/00_data.ipynb #5ee1a089
-@patch(cls_method=True)
-def empty(cls:AnomalyDataLoaders,
-    size:int|tuple, # Side of the images in pixels, or (height, width)
-    nc:int, # Channels: 1 (grey) or 3 (RGB)
-    stats:tuple=(0.5,0.5), # Mean and standard deviation, in the scale of [0, 1]
-    white:int|None=None, # The grey value that is white in 16-bit images
-    bs:int=64, # Batch size
-    device=None, # Where batches are made; None: the CPU
-    fit:str='squash' # How new images are brought to the size
-)->AnomalyDataLoaders: # Loaders without images
-    "Loaders that know how images come in, for a model that is read from a file"
-    check_settings(white=white, bs=bs)
-    nothing = torch.empty(0, check_nc(nc), *sides(check_size(size)), dtype=torch.uint8)
-    dls = [AnomalyDL(ImageSet(nothing, y=[], stats=stats), bs) for _ in range(3)]
-    dls[0] = dls[0].new(shuffle=True, drop_last=True)
-    res = cls(*dls, device=device or 'cpu')
-    res.white,res.fit = white,check_fit(fit)
-    return res
-
-@patch
-def new_empty(self:AnomalyDataLoaders)->AnomalyDataLoaders: # Loaders without images
-    "Empty loaders of the same kind, for an exported learner"
-    stats = self.train.dataset.stats
-    return self.empty(self.size, self.nc, stats, self.white, self.train.bs, self.device,
-                      self.fit)
