@@ -138,6 +138,7 @@ def training_settings(
     res |= {f'loss.{k}':v for k,v in vars(loss).items() if isinstance(v, kinds)}
     res |= {'training images':len(dl.dataset), 'bs':dl.bs}
     res['training data'] = data_digest(dl)
+    res['windows'] = getattr(dl.dataset, 'step', None) # their step (notebook 08a)
     for i,h in enumerate(learn.opt.hypers):
         res |= {f'{k} of group {i}':plain(v) for k,v in h.items()}
     res |= callback_settings(learn.cbs)

@@ -537,6 +537,19 @@ def from_arrays(cls:AnomalyDataLoaders,
     train,test = [squeeze_to(o, size, train.shape, fit) for o in (train,test)]
     return cls.from_normals(train, test, y, white=white, fit=fit, **kwargs)
 
+# %% ../nbs/00_data.ipynb #86018053
+@patch
+def new_set(self:AnomalyDataLoaders,
+    items:list, # Paths, PIL images, arrays or tensors
+    y:Tensor|None=None # Labels; None: not known
+)->ImageSet: # Decoded as they are needed
+    "New images in the form of the training images; `FileNotFoundError` for no file"
+    for o in items:
+        if isinstance(o, (str,os.PathLike)) and not os.path.isfile(o):
+            raise FileNotFoundError(f'no such image: {o}')
+    images = LazyImages(items, self.size, self.nc, self.white, self.fit)
+    return ImageSet(images, y, items=items, stats=self.train.dataset.stats)
+
 # %% ../nbs/00_data.ipynb #45fb693b
 @patch
 def test_dl(self:AnomalyDataLoaders,
@@ -554,13 +567,8 @@ def test_dl(self:AnomalyDataLoaders,
         raise TypeError(f'test_dl takes {sorted(known)}, found {other}')
     items = list(items) if isinstance(items, (np.ndarray,Tensor)) else L(items)
     items,y = split_pairs(items) if with_labels else (items,None)
-    paths = [o for o in items if isinstance(o, (str,os.PathLike))]
-    for o in paths:
-        if not os.path.isfile(o): raise FileNotFoundError(f'no such image: {o}')
-    images = LazyImages(items, self.size, self.nc, self.white, self.fit)
-    new = ImageSet(images, y, items=items, stats=self.train.dataset.stats)
     bs = self.train.bs if bs is None else bs
-    return AnomalyDL(new, bs=bs, **{'device':self.device, **kwargs})
+    return self.dl_type(self.new_set(items, y), bs, **{'device':self.device, **kwargs})
 
 # %% ../nbs/00_data.ipynb #5ee1a089
 @patch(cls_method=True)

@@ -8,6 +8,7 @@ import io, json, warnings
 from importlib.util import find_spec
 from fastai.basics import *
 from fastai.callback.fp16 import MixedPrecision
+from .checks import sides
 from .files import *
 from .training import BF16CPU
 from .scoring import *
@@ -17,7 +18,7 @@ from .baselines.anogan import AnoGAN
 
 # %% auto #0
 __all__ = ['round_down', 'PictureScorer', 'check_exportable', 'picture_shape', 'about_file', 'note_windows', 'as_program',
-           'check_onnx_installed', 'as_onnx']
+           'write_graph', 'program_bytes', 'check_onnx_installed', 'as_onnx']
 
 # %% ../nbs/17_deployment.ipynb #eed788a2
 def round_down(
@@ -45,31 +46,36 @@ class PictureScorer(nn.Module):
             self.register_buffer('threshold', round_down(threshold))
         self.eval()
 
-    def decode(self,
-        x:Tensor # In the range of the networks
-    )->Tensor: # In [0, 1]
-        "Undo the scaling"
-        return (x*self.sigma+self.mu).clamp(0, 1)
+# %% ../nbs/17_deployment.ipynb #9bfb1da8
+@patch
+def decode(self:PictureScorer,
+    x:Tensor # In the range of the networks
+)->Tensor: # In [0, 1]
+    "Undo the scaling"
+    return (x*self.sigma+self.mu).clamp(0, 1)
 
-    def scores(self,
-        out:tuple # What the model returns
-    )->Tensor: # (N,)
-        "Scores, by whatever function the learner has"
-        f = self.score_func
-        return f.score_of(f.difference(out)) if isinstance(f, FittedScore) else f(out)
+@patch
+def scores(self:PictureScorer,
+    out:tuple # What the model returns
+)->Tensor: # (N,)
+    "Scores, by whatever function the learner has"
+    f = self.score_func
+    return f.score_of(f.difference(out)) if isinstance(f, FittedScore) else f(out)
 
-    def forward(self,
-        images:Tensor # uint8 (N, C, H, W)
-    )->dict: # score, p_value, is_abnormal: (N,); map: (N, H, W)
-        "The verdict; `p_value` and `is_abnormal` are left out without a threshold"
-        out = self.model((images.float()/255-self.mu)/self.sigma)
-        res = {'score':self.scores(out)}
-        if self.calibrated:
-            above = (self.held_out>=res['score'][:,None]).sum(1)
-            res['p_value'] = (1+above).float()/(len(self.held_out)+1)
-            res['is_abnormal'] = res['score']>self.threshold
-        res['map'] = anomaly_map(self.decode(out[0]), self.decode(out[1]))
-        return res
+# %% ../nbs/17_deployment.ipynb #62095b36
+@patch
+def forward(self:PictureScorer,
+    images:Tensor # uint8 (N, C, H, W)
+)->dict: # score, p_value, is_abnormal: (N,); map: (N, H, W)
+    "The verdict; `p_value` and `is_abnormal` are left out without a threshold"
+    out = self.model((images.float()/255-self.mu)/self.sigma)
+    res = {'score':self.scores(out)}
+    if self.calibrated:
+        above = (self.held_out>=res['score'][:,None]).sum(1)
+        res['p_value'] = (1+above).float()/(len(self.held_out)+1)
+        res['is_abnormal'] = res['score']>self.threshold
+    res['map'] = anomaly_map(self.decode(out[0]), self.decode(out[1]))
+    return res
 
 # %% ../nbs/17_deployment.ipynb #e8eed3c7
 def check_exportable(
@@ -92,9 +98,7 @@ def picture_shape(
     learn:AnomalyLearner # A learner
 )->tuple: # Channels, height, width
     "The shape of the pictures that the model takes"
-    size = learn.dls.size
-    height,width = (size,size) if isinstance(size, int) else size
-    return learn.dls.nc,height,width
+    return learn.dls.nc,*sides(learn.dls.size)
 
 def about_file(
     learn:AnomalyLearner # A learner
@@ -103,8 +107,8 @@ def about_file(
     d,cal = learn.dls,learn.calibration
     channels,height,width = picture_shape(learn)
     about = dict(made_with=versions(), channels=channels, height=height, width=width,
-                 white=getattr(d, 'white', None), fit=getattr(d, 'fit', 'squash'),
-                 windows=getattr(d, 'windows', None), calibration=None)
+                 white=d.white, fit=d.fit, windows=getattr(d, 'windows', None),
+                 calibration=None)
     if cal is not None:
         about['calibration'] = dict(threshold=cal.threshold, fpr=cal.fpr,
                                     method=cal.method, n=len(cal.scores))
@@ -120,7 +124,7 @@ def note_windows(
     _,height,width = picture_shape(learn)
     warnings.warn(f'the file scores one window of {height} x {width} pixels. The score '
                   f'of a picture is the mean of its {worst} worst windows, {step} pixels '
-                  'apart; threshold and p-values are those of pictures', stacklevel=3)
+                  'apart; threshold and p-values are those of pictures', stacklevel=4)
 
 # %% ../nbs/17_deployment.ipynb #f059fe61
 def as_program(
@@ -137,22 +141,38 @@ def as_program(
     for node in program.graph.nodes: node.meta.pop('stack_trace', None)
     return program
 
+# %% ../nbs/17_deployment.ipynb #bbb8634f
+def write_graph(
+    learn:AnomalyLearner, # A learner
+    file, # File to write
+    overwrite:bool, # Replace an existing file
+    as_bytes:callable # From the learner to the content of the file
+)->Path: # The file
+    "Write a learner as one graph, and warn of what its caller has to know"
+    file = check_new_file(file, overwrite)
+    check_exportable(learn)
+    learn.threshold_or_warn()
+    note_windows(learn)
+    write_beside(file, as_bytes(learn))
+    return file
+
 # %% ../nbs/17_deployment.ipynb #b3aaff91
+def program_bytes(
+    learn:AnomalyLearner # A learner
+)->bytes: # What `torch.export.load` reads
+    "The learner's graph, and what it says about itself"
+    data = io.BytesIO()
+    about = {'ganomaly_nb.json':json.dumps(about_file(learn))}
+    torch.export.save(as_program(learn), data, extra_files=about)
+    return data.getvalue()
+
 @patch
 def export_program(self:AnomalyLearner,
     file, # File to write, such as 'model.pt2'
     overwrite:bool=False # Replace an existing file
 )->Path: # The file
     "Write scaling, networks, score and threshold for `torch.export.load`"
-    file = check_new_file(file, overwrite)
-    check_exportable(self)
-    self.threshold_or_warn()
-    note_windows(self)
-    about = {'ganomaly_nb.json':json.dumps(about_file(self))}
-    data = io.BytesIO()
-    torch.export.save(as_program(self), data, extra_files=about)
-    write_beside(file, data.getvalue())
-    return file
+    return write_graph(self, file, overwrite, program_bytes)
 
 # %% ../nbs/17_deployment.ipynb #2854ea53
 def check_onnx_installed():
@@ -162,6 +182,7 @@ def check_onnx_installed():
         raise ImportError(f'export_onnx needs {" and ".join(missing)}: '
                           'pip install ganomaly_nb[onnx]')
 
+# %% ../nbs/17_deployment.ipynb #38eb1f7f
 def as_onnx(
     learn:AnomalyLearner # A learner
 ): # An `onnx.ModelProto`
@@ -180,16 +201,13 @@ def as_onnx(
     onnx.checker.check_model(model, full_check=True)
     return model
 
+# %% ../nbs/17_deployment.ipynb #303cec67
 @patch
 def export_onnx(self:AnomalyLearner,
     file, # File to write, such as 'model.onnx'
     overwrite:bool=False # Replace an existing file
 )->Path: # The file
     "Write scaling, networks, score and threshold as ONNX: bytes in, a verdict out"
-    file = check_new_file(file, overwrite)
     check_onnx_installed()
-    check_exportable(self)
-    self.threshold_or_warn()
-    note_windows(self)
-    write_beside(file, as_onnx(self).SerializeToString())
-    return file
+    as_bytes = lambda learn: as_onnx(learn).SerializeToString()
+    return write_graph(self, file, overwrite, as_bytes)

@@ -9,17 +9,16 @@ from numbers import Integral
 from PIL import ExifTags, Image
 from fastai.basics import *
 from .checks import check_nc, check_settings, check_size
-from .images import file_digests, find_white, load_image
-from .batches import check_labels, split_pairs
-from .folders import masks_for
-from .windows import Windows, read_pictures, window_boxes
+from .images import find_white, load_image
+from .batches import check_labels
+from .windows import Windows, item_names, read_pictures, window_boxes
 from .data import *
 from .learner import *
 from .maps import *
 
 # %% auto #0
 __all__ = ['Pictures', 'file_sides', 'LazyPixels', 'check_windows', 'PictureSet', 'WindowDL', 'WindowDataLoaders',
-           'small_pictures', 'read_all', 'pixels_digest']
+           'small_pictures', 'read_all', 'picture_digests']
 
 # %% ../nbs/08a_photographs.ipynb #01d8c720
 class Pictures:
@@ -87,7 +86,7 @@ class LazyPixels:
         return [file_sides(o) if isinstance(o, (str,os.PathLike))
                 else tuple(self[i].shape[1:]) for i,o in enumerate(self.items)]
 
-# %% ../nbs/08a_photographs.ipynb #f1a1eae6
+# %% ../nbs/08a_photographs.ipynb #4baf090a
 def check_windows(
     size:int, # Side of a window in pixels
     windows:int=1, # From one window to the next
@@ -104,6 +103,7 @@ def check_windows(
         raise ValueError(f'windows={windows} is the step from one window to the next: '
                          f'above their side of {size} there would be gaps')
 
+# %% ../nbs/08a_photographs.ipynb #f1a1eae6
 class PictureSet(ImageSet):
     "Pictures with labels, and the windows that slide over them"
     def __init__(self,
@@ -204,18 +204,21 @@ class WindowDL(AnomalyDL):
         for i in chunked(samps, self.bs, drop_last=self.drop_last):
             yield self.dataset.rows(i)
 
-    def per_image(self,
-        scores:Tensor, # One for each window, in their order
-        values:Tensor|None=None # As many; None: the scores
-    )->Tensor: # One for each picture
-        "See `PictureSet.per_picture`"
-        return self.dataset.per_picture(scores, values)
+# %% ../nbs/08a_photographs.ipynb #394a4645
+@patch
+def per_image(self:WindowDL,
+    scores:Tensor, # One for each window, in their order
+    values:Tensor|None=None # As many; None: the scores
+)->Tensor: # One for each picture
+    "See `PictureSet.per_picture`"
+    return self.dataset.per_picture(scores, values)
 
-    def mean_per_image(self,
-        values:Tensor # (n, k): some numbers for each window, in their order
-    )->Tensor: # (N, k), for each picture
-        "The mean over the windows of each picture"
-        return torch.stack([o.mean(0) for o in values.split(self.dataset.counts)])
+@patch
+def mean_per_image(self:WindowDL,
+    values:Tensor # (n, k): some numbers for each window, in their order
+)->Tensor: # (N, k), for each picture
+    "The mean over the windows of each picture"
+    return torch.stack([o.mean(0) for o in values.split(self.dataset.counts)])
 
 # %% ../nbs/08a_photographs.ipynb #3782995a
 @patch
@@ -262,6 +265,7 @@ def stitch(self:WindowDL,
 # %% ../nbs/08a_photographs.ipynb #38420929
 class WindowDataLoaders(AnomalyDataLoaders):
     "Loaders of windows of normals `train`, held-out normals `valid` and a test set"
+    dl_type,rows = WindowDL,'windows of training pictures'
     @property
     def windows(self):
         "From one window to the next, in pixels"
@@ -279,7 +283,6 @@ class WindowDataLoaders(AnomalyDataLoaders):
                     windows=self.windows, worst=self.worst)
 
 @patch(cls_method=True)
-@delegates(AnomalyDataLoaders.from_sets, keep=True)
 def from_sets(cls:WindowDataLoaders,
     train:ImageSet, # Normals, an `ImageSet` of `Pictures`
     valid:ImageSet, # Held-out normals; may be empty
@@ -294,21 +297,11 @@ def from_sets(cls:WindowDataLoaders,
     device=None # Where batches are made; None: the GPU if there is one
 )->WindowDataLoaders: # The three loaders
     "Loaders from three sets; raises `ValueError` if they do not go together"
-    check_settings(bs=bs, seed=seed, white=white)
-    check_sets(train, valid, test, 1)
     sets = [PictureSet(o.images, o.y, o.items, o.idxs, o.stats, windows, worst)
             for o in (train,valid,test)]
     sets[2].masks = test.masks
-    n = len(sets[0].cut)
-    if n<bs:
-        raise ValueError(f'{n} windows of training pictures are fewer than one batch: '
-                         f'pass bs={n} or less, found bs={bs}')
-    train_dl = WindowDL(sets[0], bs, seed, batch_tfms, shuffle=True, drop_last=True)
-    if device is None: device = default_device()
-    dls = cls(train_dl, WindowDL(sets[1], bs), WindowDL(sets[2], bs), path=path,
-              device=device)
-    dls.white = white
-    return dls
+    make = super(WindowDataLoaders, cls).from_sets
+    return make(*sets, bs, seed, white, device, batch_tfms=batch_tfms, path=path)
 
 # %% ../nbs/08a_photographs.ipynb #0e7d59ff
 def small_pictures(
@@ -323,117 +316,109 @@ def read_all(
     items:list, # Paths, or anything else that `load_image` takes
     size:int, # Side of the windows in pixels
     on_error:str='raise', # One that cannot be used: 'raise' or 'skip'
+    names:list|None=None, # What messages call them; None: see `item_names`
     **kwargs # To `read_pictures`: nc, cache, white
 )->tuple: # `Pictures`; dict from the number of what was left out to the reason
     "Read pictures once; raises an error that names the one that is unreadable or small"
-    pixels,sizes,bad = read_pictures(items, on_error=on_error, **kwargs)
+    if names is None: names = item_names(items)
+    pixels,sizes,bad = read_pictures(items, on_error=on_error, names=names, **kwargs)
     sides = [None if o is None else o[::-1] for o in sizes]
     small = small_pictures(sides, size)
-    small = {i:f'{items[i]}: {reason}' for i,reason in small.items()}
+    small = {i:f'{names[i]}: {reason}' for i,reason in small.items()}
     if small and on_error=='raise':
         raise ValueError(next(iter(small.values())))
     return Pictures(pixels, sides, size, kwargs['nc']),{**bad, **small}
 
 # %% ../nbs/08a_photographs.ipynb #369c572a
 @patch(cls_method=True)
-@delegates(WindowDataLoaders.from_sets, keep=True, but=['train','valid','test'])
+@delegates(AnomalyDataLoaders.from_tree, keep=True, but=['read','fit'])
 def from_folder(cls:WindowDataLoaders,
     path, # Folder with `train/<normal>`, `test/<normal>` and `test/<anything else>`
     size:int=64, # Side of the windows in pixels
     nc:int=3, # Channels: 1 (grey) or 3 (RGB)
-    normal=None, # The name, or names, of folders of normals; None: see `normal_names`
-    white:int|None=None, # The value that is white in 16-bit images; None: found
-    held_out:float=0.05, # Share of the training pictures set aside for calibration
-    n_train:int|None=None, # Use no more than this many training pictures
+    windows:int=32, # From one window to the next, in pixels
+    worst:int=1, # How many of the worst windows make the score of a picture
     on_error:str='raise', # An unreadable picture: 'raise', or 'skip' to `dls.skipped`
     cache=None, # Folder of the cache of decoded pictures
-    seed:int=0, # Of the split and of the order of the batches
-    stats:tuple=(0.5,0.5), # Mean and standard deviation, in the scale of [0, 1]
     **kwargs
 )->WindowDataLoaders: # The loaders; `dls.found` says what was read as what
     "Your own pictures in windows: normals to train on, and a labelled test set"
-    check_windows(size)
-    check_nc(nc)
-    check_settings(held_out=held_out, n_train=n_train, seed=seed, white=white)
-    tree = tree_files(path, normal)
-    kinds = ['train','test normal','test abnormal']
-    files = list(tree.file[tree.read_as.isin(kinds)])
-    if white is None: white = find_white(list(tree.file[tree.read_as=='train']))
-    images,bad = read_all(files, size, on_error, nc=nc, cache=cache, white=white)
-    sets = tree_sets(tree, images, bad, held_out, n_train, seed, stats)
-    sets[2].masks = masks_for(sets[2].items, tree, path)
-    dls = cls.from_sets(*sets, seed=seed, white=white, **kwargs)
-    dls.skipped = {tree.file[i]:e for i,e in bad.items()}
-    dls._found = found_table(tree.folder, tree.read_as)
-    digests = [file_digests(o.items) for o in sets]
-    return dls.note_duplicates(digests, [o.items for o in sets])
+    check_windows(size, windows, worst)
+    read = partial(read_all, size=size, nc=check_nc(nc), on_error=on_error, cache=cache)
+    return cls.from_tree(path, read, windows=windows, worst=worst, **kwargs)
+
+# %% ../nbs/08a_photographs.ipynb #e71c977b
+@patch(cls_method=True)
+@delegates(AnomalyDataLoaders.from_classes, keep=True, but=['read','fit'])
+def from_class_folders(cls:WindowDataLoaders,
+    path, # Folder with `<class>/*`, or with `train/<class>/*` and `test/<class>/*`
+    abnormal:str, # The class that is the anomaly
+    size:int=64, # Side of the windows in pixels
+    nc:int=3, # Channels: 1 (grey) or 3 (RGB)
+    windows:int=32, # From one window to the next, in pixels
+    worst:int=1, # How many of the worst windows make the score of a picture
+    on_error:str='raise', # An unreadable picture: 'raise', or 'skip' to `dls.skipped`
+    cache=None, # Folder of the cache of decoded pictures
+    **kwargs
+)->WindowDataLoaders: # The loaders
+    "Leave one class out of a tree with one folder per class; pictures in windows"
+    check_windows(size, windows, worst)
+    read = partial(read_all, size=size, nc=check_nc(nc), on_error=on_error, cache=cache)
+    return cls.from_classes(path, abnormal, read, windows=windows, worst=worst, **kwargs)
 
 # %% ../nbs/08a_photographs.ipynb #a2048951
-def pixels_digest(
-    x:Tensor # uint8 (nc, H, W)
-)->str: # The same for the same pixels
-    "A fingerprint of a picture"
-    digest = hashlib.blake2b(str(tuple(x.shape)).encode(), digest_size=16)
-    digest.update(x.numpy().tobytes())
-    return digest.hexdigest()
+def picture_digests(
+    pictures:Pictures # Of any size
+)->list: # Texts, alike for the same pixels in the same shape
+    "A fingerprint of each picture"
+    found = []
+    for x in pictures[range(len(pictures))]:
+        digest = hashlib.blake2b(str(tuple(x.shape)).encode(), digest_size=16)
+        digest.update(x.numpy().tobytes())
+        found.append(digest.hexdigest())
+    return found
 
 # %% ../nbs/08a_photographs.ipynb #e1b67c59
 @patch(cls_method=True)
-@delegates(WindowDataLoaders.from_sets, keep=True, but=['train','valid','test'])
+@delegates(AnomalyDataLoaders.from_normals, keep=True,
+           but=['train','test','y','digests','fit'])
 def from_pictures(cls:WindowDataLoaders,
     x_train:list, # Normal pictures: arrays, paths, whatever `load_image` takes
     x_test:list=(), # Test pictures
     y_test:list=(), # Their labels: 0 normal, 1 abnormal
     size:int=64, # Side of the windows in pixels
     nc:int=3, # Channels: 1 (grey) or 3 (RGB)
+    windows:int=32, # From one window to the next, in pixels
+    worst:int=1, # How many of the worst windows make the score of a picture
     white:int|None=None, # The value that is white beyond 8 bits; None: found from files
-    held_out:float=0.05, # Share of the training pictures set aside for calibration
-    n_train:int|None=None, # Use no more than this many training pictures
     cache=None, # Folder of the cache of decoded pictures
-    seed:int=0, # Of the split and of the order of the batches
-    stats:tuple=(0.5,0.5), # Mean and standard deviation, in the scale of [0, 1]
     **kwargs
 )->WindowDataLoaders: # The loaders
     "Loaders of windows of pictures in lists"
-    check_windows(size)
-    check_settings(held_out=held_out, n_train=n_train, seed=seed, white=white)
+    check_windows(size, windows, worst)
+    check_settings(white=white)
     y = check_labels(list(y_test), len(x_test), 'y_test')
-    items = [*x_train, *x_test]
-    images,_ = read_all(items, size, nc=check_nc(nc), cache=cache, white=white)
-    n = len(x_train)
-    train,valid,_ = anomaly_splits(np.zeros(n), np.zeros(n), held_out, seed, n_train)
-    sets = [ImageSet(images, np.zeros(len(i)), idxs=i, stats=stats)
-            for i in (train,valid)]
-    sets.append(ImageSet(images, y, idxs=range(n, len(items)), stats=stats))
-    dls = cls.from_sets(*sets, seed=seed, white=white, **kwargs)
-    digests = L(pixels_digest(o) for o in images[range(len(items))])
-    names = L(f'x_train[{i}]' for i in range(n))
-    names += L(f'x_test[{i}]' for i in range(len(x_test)))
-    which = [o.idxs.tolist() for o in sets]
-    return dls.note_duplicates([digests[i] for i in which], [names[i] for i in which])
+    files = [o for o in x_train if isinstance(o, (str,os.PathLike))]
+    if white is None: white = find_white(files)
+    read = partial(read_all, size=size, nc=check_nc(nc), cache=cache, white=white)
+    train,_ = read(list(x_train), names=item_names(x_train, 'x_train[{}]'))
+    test,_ = read(list(x_test), names=item_names(x_test, 'x_test[{}]'))
+    return cls.from_normals(train, test, y, picture_digests, white=white, windows=windows,
+                            worst=worst, **kwargs)
 
 # %% ../nbs/08a_photographs.ipynb #048d440d
 @patch
-def test_dl(self:WindowDataLoaders,
+def new_set(self:WindowDataLoaders,
     items:list, # Paths, PIL images, arrays or tensors
-    bs:int|None=None, # Windows in a batch; None: as in training
-    with_labels:bool=False, # Is each item a pair of a picture and its label?
-    rm_type_tfms=None, # Of fastai, and without effect here
-    process:bool=True, # Of fastai, and without effect here
-    **kwargs # To `AnomalyDL`: shuffle, drop_last, device, num_workers
-)->WindowDL: # Loader of windows of new pictures
-    "A loader of new pictures, of any size that holds a window"
-    items = list(items) if isinstance(items, (np.ndarray,Tensor)) else L(items)
-    items,y = split_pairs(items) if with_labels else (items,None)
+    y:Tensor|None=None # Labels; None: not known
+)->PictureSet: # Decoded one at a time
+    "New pictures in windows; raises an error for one that is smaller than a window"
     pixels = LazyPixels(items, self.nc, self.white)
     images = Pictures(pixels, pixels.sides(), self.size, self.nc)
-    names = [o if isinstance(o, (str,os.PathLike)) else f'picture {i}'
-             for i,o in enumerate(items)]
-    new = PictureSet(images, y, names, stats=self.train.dataset.stats,
-                     windows=self.windows, worst=self.worst)
-    bs = self.train.bs if bs is None else bs
-    return WindowDL(new, bs, **{'device':self.device, **kwargs})
+    return PictureSet(images, y, item_names(items), stats=self.train.dataset.stats,
+                      windows=self.windows, worst=self.worst)
 
+# %% ../nbs/08a_photographs.ipynb #bf7ec71e
 @patch
 def read_one(self:WindowDataLoaders,
     item # Path, PIL image, array or tensor
@@ -452,6 +437,7 @@ def loader_of(self:WindowDataLoaders,
     "A loader of new pictures that have been read"
     return self.test_dl(images, bs)
 
+# %% ../nbs/08a_photographs.ipynb #51de0cf1
 @patch(cls_method=True)
 def empty(cls:WindowDataLoaders,
     size:int, # Side of the windows in pixels
@@ -467,10 +453,7 @@ def empty(cls:WindowDataLoaders,
     check_settings(white=white, bs=bs)
     nothing = PictureSet(Pictures([], [], size, nc), y=[], stats=stats, windows=windows,
                          worst=worst)
-    dls = cls(WindowDL(nothing, bs, shuffle=True, drop_last=True), WindowDL(nothing, bs),
-              WindowDL(nothing, bs), device=device or 'cpu')
-    dls.white = white
-    return dls
+    return cls.of_sets(nothing, nothing, nothing, bs, white=white, device=device or 'cpu')
 
 @patch
 def new_empty(self:WindowDataLoaders)->WindowDataLoaders: # Loaders without pictures

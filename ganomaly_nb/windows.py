@@ -12,7 +12,8 @@ from .checks import check_nc
 from .images import cached, digest, find_white, load_image
 
 # %% auto #0
-__all__ = ['window_starts', 'window_boxes', 'share_in', 'Windows', 'windows_over', 'heat_map', 'load_picture', 'read_pictures']
+__all__ = ['window_starts', 'window_boxes', 'share_in', 'Windows', 'windows_over', 'heat_map', 'load_picture', 'item_names',
+           'read_pictures']
 
 # %% ../nbs/08_windows.ipynb #b5dd78ee
 def window_starts(
@@ -155,7 +156,6 @@ def load_picture(
 
 # %% ../nbs/08_windows.ipynb #2b469abd
 def _is_path(o): return isinstance(o, (str,os.PathLike))
-def _name(o, i): return str(o) if _is_path(o) else f'picture {i}'
 
 def _write(files, how, raises, out):
     "Decode `files` into `out`; report the shapes, None for what is left out"
@@ -174,6 +174,7 @@ def _write(files, how, raises, out):
                 if found: f.write(found[0].tobytes())
     return report
 
+# %% ../nbs/08_windows.ipynb #cac9840c
 def _stored(files, how, raises, cache):
     "For each of `files` its memory-mapped pixels and its size before scaling, or None"
     name = f'{digest(files, "pictures", how)}.bin'
@@ -186,6 +187,14 @@ def _stored(files, how, raises, cache):
         res.append((flat[at:at+n].reshape(found[0]).view(np.ndarray), tuple(found[1])))
         at += n
     return res
+
+# %% ../nbs/08_windows.ipynb #3a4f7187
+def item_names(
+    items:list, # Paths, or pictures in memory
+    call:str='picture {}' # What one in memory is called, with a place for its number
+)->list: # The paths as they are; 'picture 0', 'picture 1', ... for the others
+    "What messages call pictures"
+    return [o if _is_path(o) else call.format(i) for i,o in enumerate(items)]
 
 # %% ../nbs/08_windows.ipynb #370356f8
 def read_pictures(
@@ -202,6 +211,7 @@ def read_pictures(
     if on_error not in ('raise','skip'):
         raise ValueError(f"on_error must be 'raise' or 'skip', found {on_error!r}")
     if not 0<scale<=1: raise ValueError(f'scale must be in (0, 1], found {scale}')
+    if names is None: names = item_names(items)
     files = [o for o in items if _is_path(o)]
     if white is None and files: white = find_white(files)
     how = dict(nc=check_nc(nc), scale=scale, size=size, white=white)
@@ -211,7 +221,7 @@ def read_pictures(
         found = next(stored) if _is_path(o) else None
         try: x,before = found or load_picture(o, **how)
         except (ValueError,OSError) as e:
-            name = names[i] if names else _name(o, i)
+            name = str(names[i])
             if on_error=='skip': x,before,bad[i] = None,None,str(e)
             elif name in str(e): raise
             else: raise ValueError(f'{name}: {e}') from None

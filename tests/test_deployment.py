@@ -189,6 +189,34 @@ def test_example_pads_and_crops(tmp_path):
     assert score_onnx.as_pixels(tmp_path/'a.png', 1, 8, 24).shape==(1,8,24)
 
 
+@pytest.mark.parametrize('fit', ['pad','crop'])
+@pytest.mark.parametrize('size', [(16,16),(16,28),(32,20)], ids=str)
+@pytest.mark.parametrize('was', [(30,50),(51,33),(8,90),(20,20)], ids=str)
+def test_example_fits_as_the_package_does(tmp_path, was, size, fit):
+    "Pictures that are wider, higher, smaller and narrower, with odd numbers of pixels left over"
+    a = np.random.default_rng(2).integers(0, 256, was, dtype=np.uint8)
+    Image.fromarray(a).save(tmp_path/'a.png')
+    ours = load_image(tmp_path/'a.png', size, 1, fit=fit).numpy()
+    theirs = score_onnx.as_pixels(tmp_path/'a.png', 1, *size, fit)
+    assert ours.shape==theirs.shape==(1,*size) and np.abs(ours.astype(int)-theirs).max()<=1
+
+
+def test_pictures_that_are_no_squares(tmp_path):
+    "Height and width keep their order: in the file, in what it says, and in the example"
+    x = np.random.default_rng(0).integers(0, 256, (60,16,28), dtype=np.uint8)
+    dls = AnomalyDataLoaders.from_arrays(x[:40], x[40:], [0]*10+[1]*10, held_out=.5, bs=16, fit='pad')
+    learn = ganomaly_learner(dls, nz=4, nf=4, seed=0)
+    file = learn.export_onnx(tmp_path/'m.onnx')
+    session = onnxruntime.InferenceSession(file)
+    about = json.loads(session.get_modelmeta().custom_metadata_map['ganomaly_nb'])
+    assert (about['height'],about['width'],about['fit'])==(16,28,'pad') and session.get_inputs()[0].shape[1:]==[1,16,28]
+    found = run(session, torch.tensor(x[40:])[:,None])
+    with learn.no_bar(): scores,_ = learn.get_preds(dl=dls.test)
+    assert found['map'].shape==(20,16,28) and (found['score']-scores).abs().max()<1e-4
+    Image.fromarray(x[40]).resize((90,30)).save(tmp_path/'a.png')
+    assert abs(score_onnx.score(tmp_path/'a.png', session)['score']-learn.predict(tmp_path/'a.png')[2])<1e-2
+
+
 @pytest.fixture(scope='module')
 def client(file):
     testclient = pytest.importorskip('fastapi.testclient')

@@ -5,7 +5,8 @@ from PIL import Image
 from fastai.basics import get_model
 from ganomaly_nb.commands import ganomaly_score, ganomaly_train
 from ganomaly_nb.evaluation import AnomalyInterpretation
-from ganomaly_nb.learner import load_model
+from ganomaly_nb.checkpoints import CheckpointCallback
+from ganomaly_nb.learner import ganomaly_learner, load_model
 from ganomaly_nb.maps import aupro, pixel_auroc
 from ganomaly_nb.photographs import WindowDataLoaders, WindowDL
 
@@ -113,3 +114,51 @@ def test_false_alarms_are_per_picture(tree, model):
     by_hand = [s.sort().values[-2:].mean() for s in of_windows.split(8)]
     torch.testing.assert_close(of_pictures, torch.stack(by_hand))
     assert learn.calibrate().threshold==of_pictures.sort().values[-1].item()
+
+
+def test_light_is_the_mean_over_the_windows_of_a_picture(tree, model):
+    "Brightness and contrast that a threshold is kept with: of every window, then of the picture"
+    learn = load_model(model)
+    learn.dls = WindowDataLoaders.from_folder(tree, size=16, windows=8, worst=2, nc=1, held_out=.5, bs=32, cache=tree.parent/'cache')
+    learn.calibrate()
+    assert learn.light.shape==(20,2)
+    for file,light in zip(learn.dls.valid.dataset.items, learn.light):
+        x = np.asarray(Image.open(file))/255
+        windows = [x[top:top+16,left:left+16] for top in (0,8,16,24) for left in (0,8)]
+        np.testing.assert_allclose(light, [np.mean([o.mean() for o in windows]), np.mean([o.std() for o in windows])], rtol=1e-4)
+
+
+def test_a_training_goes_on_with_the_same_windows_only(tree, tmp_path):
+    "Another step means other windows, although pictures, sizes and batches are alike"
+    def learner(windows):
+        dls = WindowDataLoaders.from_folder(tree, size=16, windows=windows, nc=1, held_out=.5, bs=32, cache=tree.parent/'cache')
+        return ganomaly_learner(dls, nz=4, nf=4, seed=0, path=tmp_path)
+    def fit(learn, n, **how):
+        with learn.no_bar(), learn.no_logging(): learn.fit(n, **how)
+    file = tmp_path/'half'
+    fit(learner(8), 1, cbs=CheckpointCallback(file))
+    fit(learner(8), 2, resume=file)
+    with pytest.raises(ValueError, match='windows was 8, found 12'): fit(learner(12), 2, resume=file)
+
+
+def test_the_command_goes_on_with_the_same_windows_only(tree, tmp_path, monkeypatch):
+    out,how = tmp_path/'m.safetensors',dict(size=16, nc=1, bs=32, nz=4, nf=4, held_out=.5)
+    def full(*args): raise OSError('the disk is full')
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match='the disk is full'):
+        patch.setattr('ganomaly_nb.commands.write_model', full)
+        ganomaly_train(tree, out, windows=8, epochs=1, **how)
+    with pytest.raises(SystemExit, match='windows was 8, found 12'): ganomaly_train(tree, out, windows=12, epochs=2, resume=True, **how)
+    assert not out.exists()
+
+
+def test_every_class_can_be_the_anomaly(tree):
+    "Folders of classes in windows, on which a learner trains, and an official test set"
+    dls = WindowDataLoaders.from_class_folders(tree/'test', 'contamination', size=16, windows=8, nc=1, held_out=.2, bs=8, cache=tree.parent/'cache')
+    assert [len(o.dataset) for o in dls.loaders]==[4,1,2+3] and dls.test.dataset.y.sum()==3
+    assert {f.parent.name for f in [*dls.train.dataset.items, *dls.valid.dataset.items]}=={'good','broken_small'}
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        learn = ganomaly_learner(dls, nz=4, nf=4, seed=0)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1)
+        assert learn.get_preds(dl=dls.test)[0].shape==(5,)
