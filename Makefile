@@ -23,7 +23,7 @@ demo: $(STAMP)       ## Train on scikit-learn's digits, print AUROCs, write plot
 
 PYTEST := OMP_NUM_THREADS=1 python -m pytest -q -n auto --dist worksteal tests --ignore=tests/browser
 
-test: $(STAMP)       ## In sync and clean, the notebooks that make the package, all quick tests
+test: $(STAMP)       ## In sync and clean, the core notebooks (00 to 09, 9x), all quick tests
 	$(PYTEST) -m 'not slow'
 
 test-all: $(STAMP)   ## Everything that must hold, as in CI: lessons and result notebooks, too
@@ -39,6 +39,7 @@ test-browser: $(STAMP) ## Open pages and widgets in a headless Chromium of the s
 	python -m pytest -q tests/browser
 
 export: $(STAMP)     ## Notebooks -> package, cleaned notebooks and README.md
+	python docs/install_cells.py
 	nbdev_export
 	nbdev_clean
 	python docs/readme.py
@@ -49,8 +50,8 @@ outputs: $(STAMP)    ## Run all notebooks and store their outputs
 docs: $(STAMP)       ## Build the site into _docs/ from the notebooks, as they are stored
 	python docs/website.py
 
-lab: $(STAMP)        ## Open JupyterLab on nbs/
-	jupyter lab nbs
+lab: $(STAMP)        ## Open JupyterLab on the home page, nbs/index.ipynb
+	jupyter lab nbs/index.ipynb
 
 slow: $(STAMP)       ## Also run the cells flagged slow, and cuda where there is a GPU (GANOMALY_DATA: the real images)
 	nbdev_test --flags "slow $$(python -c 'import torch; print("cuda"*torch.cuda.is_available())')" --n_workers 1 --do_print

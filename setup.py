@@ -11,6 +11,9 @@ cfg = cfg['DEFAULT']
 
 def lines(name): return [line.strip() for line in cfg[name].splitlines()]
 
+lib = cfg['lib_path']
+stored = {f'{lib}.stored.{Path(o).name}':o for o in ('nbs/results','nbs/course','examples','benchmarks')} # read by notebooks that run elsewhere
+
 setup(
     name=cfg['lib_name'],
     version=cfg['version'],
@@ -24,14 +27,15 @@ setup(
     license='Apache-2.0',
     classifiers=lines('classifiers'),
     keywords=cfg['keywords'].split(),
-    packages=find_packages(include=[cfg['lib_path'], f"{cfg['lib_path']}.*"]),
-    package_data={cfg['lib_path']: ['py.typed']},
+    packages=[*find_packages(include=[lib, f'{lib}.*']), *stored],
+    package_dir=stored,
+    package_data={lib: ['py.typed'], **dict.fromkeys(stored, ['*.csv','*.npz','*.jpg','*.ipynb','*/*.npz'])},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
     extras_require={k: cfg[f'{k}_requirements'].split() for k in ('widgets','cluster','onnx','server','dev')},
     entry_points={
         'console_scripts': lines('console_scripts'),
-        'nbdev': [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"],
+        'nbdev': [f'{lib}={lib}._modidx:d'],
     },
     zip_safe=False,
 )

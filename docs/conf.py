@@ -1,10 +1,11 @@
 "Sphinx's settings. The pages are made by pages.py; website.py runs both."
-import inspect, re, sys
+import html, inspect, re, sys
 from importlib import import_module
 from importlib.util import find_spec
 from operator import attrgetter
 from pathlib import Path
 from types import FunctionType
+from docutils import nodes
 here = Path(__file__).parent
 sys.path.insert(0, str(here))
 from pages import cfg, describe, pages, symbols
@@ -29,6 +30,9 @@ html_title = cfg.title
 html_logo = html_favicon = 'static/logo.svg'
 html_static_path = ['static', str(Path(find_spec('sphinx-mathjax-offline').origin).parent/'static'/'mathjax'/mathjax_path)]
 html_css_files = ['site.css']
+html_js_files = ['search.js']
+html_extra_path = [str(cfg.config_path/'build'/'extra')]
+html_baseurl = f'{cfg.doc_host}{cfg.doc_baseurl}/'
 html_copy_source = html_use_index = html_domain_indices = False
 html_context = {'default_mode':'auto'}
 html_theme_options = dict(repository_url=cfg.git_url, use_repository_button=True, use_download_button=False, use_fullscreen_button=False, show_toc_level=2,
@@ -59,6 +63,16 @@ def setup(app):
     app.connect('autodoc-process-docstring', lambda app, what, name, obj, options, lines: describe(what, name, obj, lines, names, ps))
     app.connect('autodoc-process-signature', plain)
     app.connect('autodoc-skip-member', skip)
+    app.connect('html-page-context', preview)
+
+def preview(app, pagename, templatename, context, doctree):
+    "What search engines and messengers say of a page: its subtitle, else the package's description"
+    said = next((n.astext() for n in doctree.findall(nodes.block_quote)), '') if doctree and not pagename.startswith('reference/') else ''
+    text = html.escape(' '.join(said.split()) or cfg.description)
+    about = {'og:title':html.escape(context.get('title') or cfg.title, quote=True), 'og:description':text, 'og:type':'article', 'og:site_name':cfg.title,
+             'og:url':f'{html_baseurl}{pagename}.html', 'og:image':f'{html_baseurl}ganomaly.png'}
+    context['metatags'] = context.get('metatags', '') + f'<meta name="description" content="{text}">\n<meta name="twitter:card" content="summary_large_image">\n'
+    context['metatags'] += '\n'.join(f'<meta property="{k}" content="{v}">' for k,v in about.items())
 
 def plain(app, what, name, obj, options, signature, returns):
     "Functions and classes as defaults by their names"

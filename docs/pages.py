@@ -3,13 +3,15 @@
 A notebook becomes a lesson and keeps its code; a module becomes a page of entries besides,
 which Sphinx's autodoc writes. Pages and anchors have the names that nbdev gives them:
 its `doc(contextual_loss)` points to `losses.html#contextual_loss`."""
-import ast, csv, os, re, shutil
+import ast, base64, csv, html, io, os, re, shutil
 from functools import cache
 from importlib import import_module
 from inspect import isroutine, unwrap
 from pathlib import Path
 from types import FunctionType
 import nbformat
+import numpy as np
+from PIL import Image
 from fastcore.docments import docments
 from fastcore.script import anno_parser
 from nbdev.config import get_config
@@ -48,7 +50,7 @@ class Page:
         self.cells = nbformat.read(path, as_version=4).cells
         text = '\n\n'.join(c.source for c in self.cells if c.cell_type=='markdown')
         title,self.subtitle = (''.join(re.findall(p, text, re.M)[:1]) for p in (r'^# +(.+)', r'^> *(.+)'))
-        number = re.findall(r'^[0-9]*', path.name)[0] if self.rel.parent==Path('.') else '' # the course counts its lessons itself
+        number = re.findall(r'^(?:[0-9]+[a-z]?(?=_))?', path.name)[0] if self.rel.parent==Path('.') else '' # the course counts its lessons itself
         self.title = f'{number} {title}'.strip()
         exp = [d['default_exp'] for d in map(directives, self.cells) if 'default_exp' in d]
         self.module = f'{cfg.lib_name}.{exp[0]}' if exp else None
@@ -92,6 +94,8 @@ def link(text, names):
     "Markdown with names in backticks linked to their entries, and notebooks to their pages; not in fenced code or headings"
     def name(m): return f'{{py:obj}}`{m[1]} <{to}>`' if (to := target(m[1], names)) else m[0]
     def f(s): return re.sub(r'\]\((?![a-z]+:)([^()\s#]+\.ipynb)', lambda m: f']({page_of(m[1])}.ipynb', re.sub(r'(?<![\[`}])`([^`<>\n]+)`(?![\]`])', name, s))
+    text = re.sub(r'\]\((?:\.\./)+docs/guide/', '](/guide/', text)
+    text = re.sub(r'\]\((?:\.\./)+docs/references\.bib', '](/guide/bibliography.md', text)
     parts = re.split(r'(^ *```.*?^ *```$|^#[^\n]*$)', text, flags=re.M|re.S)
     return ''.join(o if i%2 else f(o) for i,o in enumerate(parts))
 
@@ -107,6 +111,43 @@ def rst(text, names):
 def toctree(entries, caption=''):
     return '\n'.join(['', '```{toctree}', ':hidden:', f':caption: {caption}'*bool(caption), *(f'{t} <{d}>' for t,d in entries), '```', ''])
 
+# Figures
+
+def plain(text):
+    "Markdown as plain text, on one line"
+    text = re.sub(r'!?\[([^]]*)\]\([^)]*\)', r'\1', text)                             # links
+    text = re.sub(r'\$([^$]*)\$', lambda m: re.sub(r'\\(?:mathcal|mathbb|mathrm|text|,|;)|[{}\\]', '', m[1]), text)
+    return ' '.join(re.sub(r'[*`]|^[>#]+ *', '', text, flags=re.M).split())
+
+def pictures(cell): return [(k,v) for o in cell.get('outputs', []) for k,v in o.get('data', {}).items() if k in ('image/png','image/jpeg','image/svg+xml')]
+
+def alternative(cells, i):
+    "What the figure of a cell shows, in words: its directive `fig-alt`, else the caption in italics below it, else what is said before it"
+    if m := re.search(r'^#\| fig-alt: (.*(?:\n#\|   .*)*)', cells[i].source, re.M): return ' '.join(m[1].replace('#|', '').split())
+    below = cells[i+1].source if i+1<len(cells) and cells[i+1].cell_type=='markdown' else ''
+    if m := re.match(r'\*(?!\*)(.+?)\*(?:\n\n|$)', below, re.S): return plain(m[1])
+    said = [plain(p) for c in cells[:i] if c.cell_type=='markdown' for p in c.source.split('\n\n') if p.strip() and p[0] not in '|`$<']
+    return said[-1]
+
+def gallery(ps, out):
+    "A page of all figures, small, each with a link to its place; the small pictures are written into the folder `out`"
+    out.mkdir(parents=True)
+    res = ['# Figures', '', '> All figures of the notebooks. Each leads to its place.', '']
+    for p in ps:
+        shown = [(i,k,data) for i,c in enumerate(p.cells) if 'hide' not in directives(c) for k,(kind,data) in enumerate(pictures(c)) if 'svg' not in kind]
+        if not shown: continue
+        res += [f'## [{p.title}](/{p.page}.ipynb)', '', '<div class="gallery">']
+        for i,k,data in shown:
+            name = f'{p.page.replace("/", "-")}-{i}-{k}.jpg'
+            img = Image.open(io.BytesIO(base64.b64decode(data))).convert('RGBA')
+            img = Image.alpha_composite(Image.new('RGBA', img.size, 'white'), img).convert('RGB')
+            img.thumbnail((360,240))
+            img.save(out/name, quality=80)
+            alt = html.escape(alternative(p.cells, i))
+            res.append(f'<a href="../{p.page}.html#figure-{i}" title="{alt}"><img src="../small/{name}" width="{img.width}" height="{img.height}" loading="lazy" alt="{alt}"></a>')
+        res += ['</div>', '']
+    return '\n'.join(res)
+
 # Lessons
 
 def still(output):
@@ -117,15 +158,18 @@ def still(output):
 def lesson(page, names):
     "Cells of a lesson: names linked, tags for Sphinx in place of nbdev's directives, an anchor where something is defined"
     res,text = [],nbformat.v4.new_markdown_cell
+    alts = {i:alternative(page.cells, i) for i,c in enumerate(page.cells) if pictures(c)}
     for i,c in enumerate(page.cells):
         d = directives(c)
         if 'hide' in d: continue
         c.source = link(c.source, names) if c.cell_type=='markdown' else re.sub(r'^#\|.*\n?', '', c.source, flags=re.M).strip()
         if c.cell_type=='code':
             c.outputs = [o for o in map(still, c.get('outputs', [])) if o]
+            if i in alts: c.metadata['mystnb'] = {'image':{'alt':alts[i]}}
             tags = {**{k:k in d for k in ('export','slow','cuda')}, 'hide-input':d.get('code-fold')=='true', 'remove-input':d.get('echo')=='false'}
             c.metadata['tags'] = [k for k,v in tags.items() if v]
-        res += [text(f'<a id="{n.lower()}"></a>') for n in page.defined.get(i, ())] + [c]*bool(c.source)
+        anchors = [n.lower() for n in page.defined.get(i, ())] + [f'figure-{i}']*(i in alts)
+        res += [text(f'<a id="{a}"></a>') for a in anchors] + [c]*bool(c.source)
     return res
 
 def about(page):
@@ -168,13 +212,48 @@ def commands(names):
         res += [f'## {name}', '', f'{f.__doc__}. In Python: {link(f"`{module}.{func}`", names)}.', '', '```text', anno_parser(f, prog=name).format_help().strip(), '```', '']
     return '\n'.join(res)
 
-def results(ps):
-    "The files of results, their columns and the notebooks that read them"
-    res = ['# Result files', '', '| file | rows | columns | read by |', '|---|---|---|---|']
-    for f in sorted((cfg.nbs_path/'results').glob('*.csv')):
+def inside(f):
+    "How many rows a file of results has, and its columns; of arrays their shapes, of a picture its size"
+    if f.suffix=='.csv':
         with f.open(encoding='utf-8') as o: head,*rows = csv.reader(o)
-        readers = [f'[{p.title}](/{p.page}.ipynb)' for p in ps if any(f.name in c.source for c in p.cells if c.cell_type=='code')]
-        res.append(f'| [{f.name}](/results/{f.name}) | {len(rows)} | {", ".join(f"`{h}`" for h in head)} | {", ".join(readers)} |')
+        return len(rows),head
+    if f.suffix=='.npz': return '',[f'{k}: {" x ".join(map(str, a.shape))}' for k,a in np.load(f).items()]
+    with Image.open(f) as img: return '',[f'{img.width} x {img.height} pixels']
+
+def results(ps):
+    "The files of results, their columns and the notebooks that read them: those that name them, or whose number they have"
+    res = ['# Result files', '', 'They stand in `nbs/results` and are installed with the package.', '', '| file | rows | holds | read by |', '|---|---|---|---|']
+    folder = cfg.nbs_path/'results'
+    files = sorted(f for f in folder.rglob('*') if f.is_file() and f.suffix in ('.csv','.npz','.jpg'))
+    for d in sorted({f.parent for f in files}-{folder}): files = [f for f in files if f.parent!=d] + [next(f for f in files if f.parent==d)] # one for all of a folder
+    for f in sorted(files):
+        name = f.relative_to(folder).as_posix()
+        rows,holds = inside(f)
+        number = re.match(r'\d+\w?(?=_)', name)
+        readers = [p for p in ps if any(re.search(rf'\b{re.escape(name.split("/")[0])}\b', c.source) for c in p.cells if c.cell_type=='code') or number and p.rel.name.startswith(f'{number[0]}_') and len(p.rel.parts)==1]
+        shown = f'{name.split("/")[0]}/*{f.suffix} ({len(list(f.parent.iterdir()))} files)' if '/' in name else name
+        res.append(f'| [{shown}](/results/{name}) | {rows} | {", ".join(f"`{h}`" for h in holds)} | {", ".join(f"[{p.title}](/{p.page}.ipynb)" for p in readers)} |')
+    return '\n'.join(res)
+
+# Guide
+
+guide = ('questions','cheat_sheet','troubleshooting','faq','glossary')
+
+def guide_page(text, names):
+    "A page of docs/guide, whose links lead to notebooks of the repository"
+    return link(text, names).replace('](../../nbs/', '](/')
+
+def bibliography(text, ps):
+    "The page of a .bib file with one field a line: authors, title, place, year, and who reads it"
+    res = ['# Bibliography', '', '> What the notebooks rest on. `docs/references.bib` holds it for your own papers.', '']
+    by = {p.rel.as_posix().removesuffix('.ipynb'):p for p in ps}
+    for key,body in re.findall(r'^@\w+\{(\w+),\n(.*?)^\}', text, re.M|re.S):
+        f = dict(re.findall(r'^ *(\w+) = \{(.*)\},?$', body, re.M))
+        authors = f['author'].split(' and ')
+        who = ', '.join(authors[:-1])+' and '*(len(authors)>1)+authors[-1]
+        title = f'[{f["title"]}]({f["url"]})' if 'url' in f else f'*{f["title"]}*'
+        read = ', '.join(f'[{by[n].title}](/{by[n].page}.ipynb)' for n in f.get('notebooks', '').split())
+        res += [f'<a id="{key}"></a>', '', f'{who}: {title}. {f["journal"]}, {f["year"]}.' + f' Read with: {read}.'*bool(read), '']
     return '\n'.join(res)
 
 # All
@@ -185,9 +264,16 @@ def make(out):
     names,(learn,res,course) = symbols(ps),sidebar(ps)
     def tree(ps, caption=''): return toctree([(p.title, f'/{p.page}') for p in ps], caption)
     reference = toctree([('Modules','/reference/index'), ('Commands','/reference/commands'), ('Result files','/reference/results')], 'Reference')
-    more = {'index': toctree([('Home','self')]) + tree(learn, 'Learn') + tree(res, 'Results') + reference}
+    texts = {g:(Path(__file__).parent/'guide'/f'{g}.md').read_text(encoding='utf-8') for g in guide}
+    titles = {g:re.match('# (.*)', t)[1] for g,t in texts.items()} | {'figures':'Figures', 'bibliography':'Bibliography'}
+    help = toctree([(t, f'/guide/{g}') for g,t in titles.items()], 'Help')
+    more = {'index': toctree([('Home','self')]) + help + tree(learn, 'Learn') + tree(res, 'Results') + reference}
     if course: more[learn[0].page] = tree(course)
     files = {**modules(ps), 'reference/commands.md':commands(names), 'reference/results.md':results(ps)}
+    files |= {f'guide/{g}.md':guide_page(t, names) for g,t in texts.items()}
+    files['guide/bibliography.md'] = bibliography((Path(__file__).parent/'references.bib').read_text(encoding='utf-8'), ps)
+    shutil.rmtree(out.parent/'extra', ignore_errors=True)
+    files['guide/figures.md'] = gallery(ps, out.parent/'extra'/'small')
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(cfg.nbs_path, out, ignore=shutil.ignore_patterns('*.ipynb','*.yml','.*'))
     shutil.copytree(cfg.nbs_path, out/'notebooks', ignore=lambda d, fs: [f for f in fs if f[0]=='.' or Path(f).suffix not in ('','.ipynb')])

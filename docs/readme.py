@@ -14,7 +14,8 @@ def readme():
     for c in nb.cells: c.source = '' if '#| echo: false' in c.source else re.sub(r'^#\|.*\n?', '', c.source, flags=re.M)
     text,files = MarkdownExporter().from_notebook_node(nb)
     if files['outputs']: raise SystemExit('index.ipynb must not hold pictures as outputs: link to files instead')
-    text = re.sub(r'\]\(([\w/]+\.ipynb)\)', r'](nbs/\1)', re.sub(r'```python\s*```', '', text)) # links, and cells without their source
+    text = re.sub(r'\]\(([\w/]+\.(?:ipynb|png))\)', r'](nbs/\1)', text.replace('](../', '](')) # links lead from the root
+    text = re.sub(r'```python\s*```', '', text) # cells without their source
     text = re.sub(r'\n{3,}', '\n\n', re.sub(r'[ \t]+$', '', text, flags=re.M)).strip()
     return f'<!-- made from nbs/index.ipynb by docs/readme.py: edit the notebook -->\n\n{text}\n'
 

@@ -26,6 +26,12 @@ def broken_links(site):
         return to.exists() and (not anchor or to not in found or anchor in found[to].ids)
     return sorted(f'{p.relative_to(Path(site).resolve())}: {t}' for p,links in found.items() for t in links.targets if not ok(p, t))
 
+def sitemap(site):
+    "All pages inside the folder `site`, for search engines"
+    paths = sorted(p.relative_to(site).as_posix() for p in Path(site).rglob('*.html') if '_static' not in p.parts)
+    urls = '\n'.join(f'<url><loc>{cfg.doc_host}{cfg.doc_baseurl}/{p}</loc></url>' for p in paths if p!='search.html')
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{urls}\n</urlset>\n'
+
 def main():
     build,site = cfg.config_path/'build',cfg.config_path/cfg.doc_path.name
     new = build/'site'
@@ -34,6 +40,7 @@ def main():
     args = ['-q','-E','-W','--keep-going','-c',Path(__file__).parent,'-d',build/'doctrees',build/'pages',new]
     if build_main(list(map(str, args))): return 'the site has warnings: see above'
     if bad := broken_links(new): return '\n'.join(['links that lead nowhere:', *bad])
+    (new/'sitemap.xml').write_text(sitemap(new), encoding='utf-8')
     shutil.rmtree(site, ignore_errors=True)
     shutil.move(new, site)
 

@@ -8,6 +8,7 @@ import json, re
 from functools import wraps
 from pathlib import Path
 from types import FunctionType
+from .results import stored
 
 # %% auto #0
 __all__ = ['exercises', 'exercise', 'score', 'run_lesson', 'confirm_solutions', 'grade']
@@ -68,14 +69,16 @@ def score():
 
 # %% ../nbs/50_course.ipynb #30f2004e
 def run_lesson(
-    path # The lesson, a notebook
+    path # The lesson, a notebook; one that is not there is taken from the package
 ):
     "Run a lesson quietly in this notebook, so that its exercises can be answered here"
     from IPython import get_ipython
     from IPython.utils.capture import capture_output
     import matplotlib.pyplot as plt
     shell = get_ipython()
-    nb = json.loads(Path(path).read_text(encoding='utf-8'))
+    path = Path(path)
+    if not path.exists(): path = stored(f'course/{path.name}')
+    nb = json.loads(path.read_text(encoding='utf-8'))
     code = [''.join(c['source']) for c in nb['cells'] if c['cell_type']=='code']
     exercises.clear()
     with capture_output():

@@ -25,6 +25,7 @@ from .baselines.vae import *
 from .baselines.anogan import *
 from .baselines.egbad import *
 from .baselines.variants import *
+from .adversaries import adversary_learner, check_adversary
 
 _all_ = ['outcomes', 'written_whole', 'as_text', 'experiment_key', 'read_rows',
          'write_rows', 'add_rows', 'read_results', 'failures', 'over_seeds', 'budget']
@@ -46,6 +47,7 @@ models = dict(
     bce=bce_learner,
     anomalib=anomalib_learner,
     plain_init=plain_init_learner,
+    adversary=adversary_learner,
     control=control_learner,
 )
 own_scores = dict(vae=('prob','elbo'), egbad=('fm','ce'), anogan=('anogan',),
@@ -157,6 +159,7 @@ def check_experiment(
         raise ValueError('size must be one number in experiments: a row has one column '
                          f"for it, found {s['size']!r}")
     check_scoring(model, s['scoring'])
+    if 'adversary' in s: check_adversary(s['adversary'])
     if not isinstance(s['monitor'], bool):
         raise ValueError(f"monitor must be True or False, found {s['monitor']!r}")
     decimals = [k for k,v in own.items() if isinstance(v, float)] + ['held_out']

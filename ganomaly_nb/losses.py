@@ -123,6 +123,7 @@ class GANomalyLoss(NamedLoss):
     names = 'adv','con','enc','d_real','d_fake'
     adversarial = staticmethod(adversarial_loss) # a subclass may measure otherwise
     encoder = staticmethod(encoder_loss)
+    discriminator = staticmethod(discriminator_loss)
     def __init__(self,
         w_adv:float=1., # Weight of the adversarial loss
         w_con:float=50., # Weight of the contextual loss
@@ -140,15 +141,15 @@ def __call__(self:GANomalyLoss,
     out:tuple, # What `GANomaly` returns
     *y # Labels, which are not used: the training is blind to them
 )->Tensor: # Scalar; in evaluation mode with `reduction='none'`, (N,)
-    "Equation 4, and in training half the sum of the discriminator's two losses"
+    "Equation 4, and in training half the sum of the discriminator's losses"
     x,x_hat,z,z_hat,*from_d = out
     reduction = 'mean' if from_d else self.reduction
     con = contextual_loss(x, x_hat, self.norm, reduction)
     enc = self.encoder(z, z_hat, self.norm, reduction)
     loss = self.w_con*con + self.w_enc*enc
     if not from_d: return loss
-    f_real,f_fake,p_real,p_fake = from_d
+    f_real,f_fake,*for_d = from_d
     adv = self.adversarial(f_real, f_fake, self.norm)
-    d_real,d_fake = discriminator_loss(p_real, p_fake)
-    self.record(adv, con, enc, d_real, d_fake)
-    return self.w_adv*adv + loss + (d_real+d_fake)/2
+    of_d = self.discriminator(*for_d)
+    self.record(adv, con, enc, *of_d)
+    return self.w_adv*adv + loss + sum(of_d)/2

@@ -165,14 +165,21 @@ class Discriminator(nn.Module):
         self.features = nn.Sequential(*layers[:-1])
         self.classifier = nn.Sequential(layers[-1])
 
+    def raw(self,
+        x:Tensor # Images (N, nc, height, width)
+    )->tuple: # Any numbers (N,), and f(x), see `feature_shape`
+        "The answer before the sigmoid; raises `ValueError` for images of another size"
+        f = self.features(x)
+        if f.ndim==4 and f.shape[2:]!=self.classifier[0].kernel_size:
+            raise ValueError(f'D is not made for images of shape {tuple(x.shape)}')
+        return self.classifier(f).flatten().float(),f
+
     def forward(self,
         x:Tensor # Images (N, nc, height, width)
     )->tuple: # p (N,) and f(x), see `feature_shape`
         "$D(x)$ and $f(x)$; raises `ValueError` for images of another size"
-        f = self.features(x)
-        if f.shape[2:]!=self.classifier[0].kernel_size:
-            raise ValueError(f'D is not made for images of shape {tuple(x.shape)}')
-        return self.classifier(f).flatten().float().sigmoid(),f
+        a,f = self.raw(x)
+        return a.sigmoid(),f
 
 # %% ../nbs/01_networks.ipynb #1998be53
 def init_weights(

@@ -4,15 +4,16 @@
 
 # %% ../nbs/29_results.ipynb #9ebfc85c
 from __future__ import annotations
-import csv, io, uuid
+import csv, io, shutil, uuid
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 from filelock import FileLock
 import pandas as pd
 
 # %% auto #0
 __all__ = ['outcomes', 'marks', 'written_whole', 'as_text', 'experiment_key', 'read_rows', 'write_rows', 'add_rows',
-           'read_results', 'failures', 'over_seeds', 'budget']
+           'read_results', 'failures', 'over_seeds', 'budget', 'stored', 'results_here']
 
 # %% ../nbs/29_results.ipynb #ee5fec3b
 @contextmanager
@@ -32,7 +33,7 @@ def written_whole(
 outcomes = ('device','threads','torch','fastai','python','ganomaly_nb','date',
             'train_images',
             'seconds','auroc_by_epoch','d_resets','score_seconds','test_images',
-            'abnormal_share','auroc','auprc','eer','error')
+            'abnormal_share','auroc','auprc','eer','sharpness','pull','error')
 
 def as_text(
     v # Any value of a row
@@ -152,3 +153,26 @@ def budget(
     g = df.assign(n_test=n_test).groupby(cols, sort=False, dropna=False)
     return g.agg(seeds=('seed',listed), rows=('seed','size'),
                  dates=('date',span)).reset_index()
+
+# %% ../nbs/29_results.ipynb #07f6612e
+def stored(
+    name:str # A file or folder, such as `results/demo.csv` or `examples/score_onnx.py`
+)->Path: # Where it is: in the installed package or, in a clone, where it was made
+    "A file that came with the notebooks; raises `FileNotFoundError` if there is none"
+    package = files('ganomaly_nb')
+    root = package.parent
+    for folder in (package/'stored', root/'nbs', root):
+        if (folder/name).exists(): return folder/name
+    raise FileNotFoundError(f'{name} did not come with ganomaly_nb')
+
+# %% ../nbs/29_results.ipynb #8c3d3f22
+def results_here(
+    folder='results' # Made if it is not there
+):
+    "Copy the stored files of results into a folder, those that are not in it"
+    there = stored('results')
+    for f in there.rglob('*'):
+        to = Path(folder)/f.relative_to(there)
+        if f.is_dir() or to.exists(): continue
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(f, to)

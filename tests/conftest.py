@@ -20,3 +20,12 @@ def env(tmp_path_factory):
     "An environment whose caches live and die with the tests"
     path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
     return {**os.environ, 'PATH':path, 'FASTAI_HOME':str(tmp_path_factory.mktemp('fastai')), 'MPLBACKEND':'Agg'}
+
+@pytest.fixture(scope='module')
+def few_draws():
+    "Intervals from few draws, for tests that look at what is printed, not at how wide it is"
+    from ganomaly_nb.evaluation import AnomalyInterpretation
+    full = AnomalyInterpretation.against_controls
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AnomalyInterpretation, 'against_controls', lambda self: full(self, n=2))
+        yield

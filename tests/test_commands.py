@@ -8,6 +8,8 @@ from ganomaly_nb.commands import ganomaly_demo, ganomaly_experiment, ganomaly_sc
 from ganomaly_nb.commands import ganomaly_train, open_model, read_card
 from ganomaly_nb.learner import load_exported, load_model
 
+pytestmark = pytest.mark.usefixtures('few_draws')
+
 small = dict(size=16, nf=4, nz=4, bs=8, epochs=1, held_out=.5)
 
 
@@ -19,16 +21,7 @@ def fill(folder, n, level=100, size=20, name='{:02}.png', seed=0):
         Image.fromarray(a).save(folder/name.format(i))
 
 
-@pytest.fixture(scope='session', autouse=True)
-def few_draws():
-    "Intervals from few draws: these tests look at what is printed, not at how wide it is"
-    with pytest.MonkeyPatch.context() as patch:
-        full = commands.AnomalyInterpretation.against_controls
-        patch.setattr(commands.AnomalyInterpretation, 'against_controls', lambda self: full(self, n=2))
-        yield
-
-
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def parts(tmp_path_factory):
     "A folder of normals, and a labelled test set; other folders that are wrong"
     path = tmp_path_factory.mktemp('parts')
@@ -55,8 +48,8 @@ def parts(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope='session')
-def model(parts):
+@pytest.fixture(scope='module')
+def model(parts, few_draws):
     out = parts/'model.safetensors'
     quiet(ganomaly_train, parts/'ok', out, **small)
     (parts/'half.safetensors').write_bytes(out.read_bytes()[:3000])

@@ -1,16 +1,16 @@
 "What makes the pages of the site, without a browser (tests/browser/test_site.py opens them)."
-import json, subprocess, sys
+import json, re, subprocess, sys
 from functools import partial
 from importlib import import_module
 from inspect import signature
 from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace as NS
-import pytest
+import nbformat, pytest
 
 root = Path(__file__).parent.parent
 sys.path.insert(0, str(root/'docs'))
-import pages, website
+import install_cells, pages, website
 
 names = {'f':'lib.m.f', 'C.run':'lib.m.C.run', 'lib.m':'lib.m', 'score()':'lib.m.score'} # `score` alone is a parameter
 
@@ -25,6 +25,7 @@ names = {'f':'lib.m.f', 'C.run':'lib.m.C.run', 'lib.m':'lib.m', 'score()':'lib.m
     ('```python\n`f`\n```\n`f`', '```python\n`f`\n```\n{py:obj}`f <lib.m.f>`'),
     ('[00 data](00_data.ipynb), [a](../03_training.ipynb#the-step)', '[00 data](data.ipynb), [a](../training.ipynb#the-step)'),
     ('[b](course/01_one_class.ipynb), [c](00_syllabus.ipynb)', '[b](course/one_class.ipynb), [c](syllabus.ipynb)'),
+    ('[e](../docs/guide/faq.md#is-it), [f](../docs/references.bib)', '[e](/guide/faq.md#is-it), [f](/guide/bibliography.md)'),
     ('[c](https://host/00_data.ipynb), [d](data.csv)', None)])
 def test_link(text, linked): assert pages.link(text, names)==(linked or text)
 
@@ -44,10 +45,63 @@ def test_lesson(tmp_path, monkeypatch):
         ('#| code-fold: true\n#| slow\ny = 2', []), ('#| hide\nnbdev_export()', []), ('slider()', [view, image, both]))
     p = pages.Page(tmp_path/'07_More_things.ipynb')
     assert (p.page, p.title, p.subtitle, p.module)==('more_things', '07 More things', 'Of `f`', None)
-    cells = pages.lesson(p, names)
+    cells = [c for c in pages.lesson(p, names) if c.source not in ('<a id="figure-2"></a>','<a id="figure-5"></a>')]
     assert [c.source for c in cells]==['# More things\n\n> Of {py:obj}`f <lib.m.f>`', 'plot()', 'y = 2', 'slider()']
     assert [c.metadata['tags'] for c in cells[1:]]==[['remove-input'], ['slow','hide-input'], []]
     assert [o['data'] for o in cells[-1].outputs]==[image['data']]*2
+
+
+@pytest.mark.parametrize('cells,said', [
+    ([('Some text.', None), ('#| fig-alt: Two lines,\n#|   crossing.\nplot()', ['image/png']), ('*A caption.*', None)], 'Two lines, crossing.'),
+    ([('Some text.', None), ('plot()', ['image/jpeg']), ('*Two lines in `f`.*\n\nMore.', None)], 'Two lines in f.'),
+    ([('# T\n\nOld.', None), ('Of [this](a.ipynb) and $\\hat z$:', None), ('plot()', ['image/png']), ('**Do.** Look.', None)], 'Of this and hat z:')])
+def test_alternative(tmp_path, monkeypatch, cells, said):
+    "A figure says what it shows: by its directive, its caption, or what comes before"
+    monkeypatch.setattr(pages, 'cfg', NS(nbs_path=tmp_path, lib_name='lib'))
+    notebook(tmp_path/'a.ipynb', *((s, o and [dict(output_type='display_data', metadata={}, data=dict.fromkeys(o, '...'))]) for s,o in cells))
+    p = pages.Page(tmp_path/'a.ipynb')
+    shown = next(c for c in pages.lesson(p, {}) if c.cell_type=='code')
+    assert shown.metadata['mystnb']['image']['alt']==said and shown.source=='plot()'
+    assert [c.source for c in pages.lesson(pages.Page(tmp_path/'a.ipynb'), {}) if 'id=' in c.source]
+
+
+def test_every_figure_is_told():
+    "No figure is left with less than a sentence, and none with a formula's source"
+    told = {f'{p.rel} cell {i}':pages.alternative(p.cells, i) for p in pages.pages() for i,c in enumerate(p.cells) if pages.pictures(c)}
+    assert len(told)>100
+    assert {k:v for k,v in told.items() if len(v)<25 or re.search(r'[$\\`]|\.png', v)}=={}
+
+
+def test_bibliography():
+    "Every entry is complete, its readers exist, and all of the file is on the page"
+    text = (root/'docs'/'references.bib').read_text(encoding='utf-8')
+    page = pages.bibliography(text, pages.pages())
+    assert text.count('\n@')==page.count('<a id=')>30
+    assert 'Diederik P. Kingma and Max Welling: [Auto-Encoding Variational Bayes](https://arxiv.org/abs/1312.6114). International Conference on Learning Representations, 2014. Read with: [10 VAE](/vae.ipynb).' in page
+
+
+def test_result_files_are_listed():
+    page = pages.results(pages.pages())
+    missing = [f.name for f in (root/'nbs'/'results').iterdir() if f.is_file() and f.suffix!='.lock' and f'[{f.name}]' not in page]
+    assert not missing and '37_scores/*.npz' in page
+    assert not re.findall(r'^\|.*\| \|$', page, re.M), 'read by nobody'
+
+
+def test_guide():
+    "Links of the guide lead somewhere in the repository, too, and every word of the paper's tables is in the glossary"
+    for g in pages.guide:
+        f = root/'docs'/'guide'/f'{g}.md'
+        for to in re.findall(r'\]\(([^)#:]+)(?:#[^)]*)?\)', f.read_text(encoding='utf-8')): assert (f.parent/to).exists(), f'{g}: {to}'
+    words = (root/'docs'/'guide'/'glossary.md').read_text(encoding='utf-8')
+    rows = re.findall(r'^\| (.+?) \|', words, re.M)[2:]
+    assert rows==sorted(rows, key=str.casefold)
+    assert all(re.search(rf'\b{w}\b', words) for w in ('UBA','FFOB','DCGAN','BiGAN','AUROC','AUPRC','EER','TPR','FPR','PPV','ONNX','ELBO','t-SNE'))
+
+
+def test_sitemap(tmp_path):
+    for f in ('a.html','sub/b.html','search.html','_static/c.html'):
+        (tmp_path/f).parent.mkdir(exist_ok=True); (tmp_path/f).touch()
+    assert re.findall('<loc>(.*?)</loc>', website.sitemap(tmp_path))==[f'{pages.cfg.doc_host}{pages.cfg.doc_baseurl}/{f}' for f in ('a.html','sub/b.html')]
 
 
 def test_sidebar():
@@ -128,6 +182,31 @@ def test_broken_links(tmp_path):
     (tmp_path/'sub'/'b.html').write_text('<a href="../a.html#end">, <a href="gone.html">')
     (tmp_path/'sub'/'pic.png').unlink()
     assert website.broken_links(tmp_path)==['a.html: sub/b.html#x', 'a.html: sub/pic.png', 'sub/b.html: ../a.html#end', 'sub/b.html: gone.html']
+
+
+def test_install_cells():
+    "Every notebook can run alone: `python docs/install_cells.py` changes nothing, and each first cell installs from the one place that settings.ini names"
+    assert install_cells.stale()=={}
+    for p in install_cells.notebooks():
+        first = next(c.source for c in nbformat.read(p, as_version=4).cells if c.cell_type=='code')
+        assert '#| hide' in first and f'%pip install -q "ganomaly_nb' in first and f'git+{pages.cfg.git_url}' in first, p.name
+        assert p.parent==pages.cfg.nbs_path or 'results_here' not in first, f'{p.name} would copy results beside itself in a clone'
+
+
+def test_install_cell_is_written_anew(monkeypatch):
+    "Into a hidden cell or one of its own; with results if they are read; an old source is replaced, the rest is kept"
+    def cell(source): return dict(cell_type='code', source=source.splitlines(keepends=True), metadata={}, outputs=[], execution_count=None)
+    def made(*sources):
+        nb = install_cells.with_install(dict(cells=[dict(cell_type='markdown', source=['# A']), *map(cell, sources)]))
+        assert install_cells.with_install(json.loads(json.dumps(nb)))==nb
+        return [''.join(c['source']) for c in nb['cells'][1:]]
+    hidden = made('#| default_exp m', 'import ipywidgets', '#| hide\nimport nbdev; nbdev.nbdev_export()')
+    assert len(hidden)==2 and hidden[0].startswith('#| default_exp m\n#| hide\n') and 'ganomaly_nb[widgets]@git+' in hidden[0] and 'results_here' not in hidden[0]
+    own = made("df = read('results/a.csv')")
+    assert len(own)==2 and own[0].startswith('#| hide\n') and own[0].rstrip().endswith('# a copy of the stored files') and own[1]=="df = read('results/a.csv')"
+    monkeypatch.setattr(install_cells, 'cfg', NS(lib_name='ganomaly_nb', pip_source=''))
+    released = made(own[0]+'\nimport ganomaly_nb', 'x = 1')
+    assert 'git+' not in released[0] and '-q "ganomaly_nb"\n' in released[0] and 'results_here' not in released[0] and released[0].endswith('import ganomaly_nb')
 
 
 @pytest.mark.slow

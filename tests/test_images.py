@@ -495,6 +495,6 @@ def test_memory_of_many_files(tmp_path, monkeypatch):
         _,top = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return top
-    for _ in range(3): peak(2000) # what is made once and kept
-    growth = peak(8000)-peak(2000)
-    assert growth < 6000*100 # bytes: the list of files is 8 of them a file, a future alone is 500
+    for _ in range(3): peak(2100) # what is made once and kept, the progress bar of long work, too
+    growth = peak(8000)-peak(2100)
+    assert growth < 5900*100 # bytes: the list of files is 8 of them a file, a future alone is 500

@@ -16,12 +16,17 @@ def call(*cmd, env, ok=True, **kwargs):
     return r.stdout,r.stderr
 
 
-def test_wheel(tmp_path, env):
-    call('pip', 'wheel', '--quiet', '--no-deps', '--no-build-isolation', '--wheel-dir', tmp_path, root, env=env)
-    wheel, = tmp_path.glob('*.whl')
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory, env):
+    path = tmp_path_factory.mktemp('wheel')
+    call('pip', 'wheel', '--quiet', '--no-deps', '--no-build-isolation', '--wheel-dir', path, root, env=env)
+    return next(path.glob('*.whl'))
+
+
+def test_wheel(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {f'ganomaly_nb/{m}.py' for m in ('data','networks','losses','training','scoring','learner','evaluation','images','checks','xray/__init__','xray/scans','xray/projection','xray/simulator','experiments','widgets','course',
-                                            'baselines/__init__','baselines/vae','baselines/anogan','baselines/egbad','baselines/variants')} <= set(names)
+                                            'baselines/__init__','baselines/vae','baselines/anogan','baselines/egbad','baselines/variants','adversaries')} <= set(names)
     assert 'ganomaly_nb/py.typed' in names
     assert not [n for n in names if n.startswith(('nbs','tests','docs','benchmarks'))]
     meta = {Path(n).name: zipfile.ZipFile(wheel).read(n).decode() for n in names if n.endswith(('METADATA','entry_points.txt'))}
@@ -34,10 +39,44 @@ def test_wheel(tmp_path, env):
     assert {l.split(',')[0] for l in lines if l.startswith('Project-URL')}=={f'Project-URL: {o}' for o in ('Documentation','Source','Issues','Changelog')}
 
 
+def test_files_that_notebooks_read(wheel):
+    "What stands in the repository once is in the wheel, all of it"
+    names = set(zipfile.ZipFile(wheel).namelist())
+    files = [*(root/'nbs'/'results').rglob('*.*'), *(root/'nbs'/'course').glob('*.ipynb'), *(root/'examples').glob('*.py'), *(root/'benchmarks').glob('*.csv')]
+    missing = {f'ganomaly_nb/stored/{f.relative_to(root/"nbs" if "nbs" in f.relative_to(root).parts else root).as_posix()}' for f in files if f.suffix!='.lock'}-names
+    assert not missing and len(files)>50
+
+
+alone = '''import json, sys
+from pathlib import Path
+sys.modules['nbdev'] = None
+import ganomaly_nb
+assert Path(ganomaly_nb.__file__).parent.parent==Path(sys.argv[2]), ganomaly_nb.__file__
+from IPython.core.interactiveshell import InteractiveShell
+import matplotlib; matplotlib.use('Agg')
+shell = InteractiveShell.instance()
+for c in json.loads(Path(sys.argv[1]).read_text(encoding='utf-8'))['cells']:
+    source = ''.join(c['source']).replace('%matplotlib inline', '') # which wants a kernel
+    if c['cell_type']!='code' or source.startswith(('#| slow','#| cuda')): continue
+    shell.run_cell(source).raise_error()
+'''
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('notebook', ['course/01_one_class','course/solutions/01_one_class','course/10_instructor','05_learner','23_xray_results','31_mnist'])
+def test_a_notebook_runs_alone(notebook, wheel, tmp_path, env):
+    "Downloaded into an empty folder, where only the wheel is installed"
+    lib,here = tmp_path/'lib',tmp_path/'here'
+    call('pip', 'install', '--quiet', '--no-deps', '--target', lib, wheel, env=env)
+    here.mkdir()
+    nb = shutil.copy(root/'nbs'/f'{notebook}.ipynb', here)
+    call(sys.executable, '-c', alone, nb, lib, cwd=here, env={**env, 'PYTHONPATH':str(lib), 'OMP_NUM_THREADS':'1'})
+
+
 def test_setup_from_another_folder(tmp_path, env):
     "setup.py finds its files from wherever it is called"
     for o in ('setup.py','settings.ini','README.md'): shutil.copy(root/o, tmp_path/o)
-    shutil.copytree(root/'ganomaly_nb', tmp_path/'ganomaly_nb', ignore=shutil.ignore_patterns('__pycache__'))
+    for o in ('ganomaly_nb','nbs','examples','benchmarks'): shutil.copytree(root/o, tmp_path/o, ignore=shutil.ignore_patterns('__pycache__'))
     (tmp_path/'elsewhere').mkdir()
     out,_ = call(sys.executable, tmp_path/'setup.py', '-q', 'bdist_wheel', '-d', tmp_path/'dist', env=env, cwd=tmp_path/'elsewhere')
     wheel, = (tmp_path/'dist').glob('*.whl')
@@ -60,6 +99,8 @@ def test_workflows():
     text = '\n'.join(f.read_text() for f in sorted((root/'.github'/'workflows').glob('*.yml')))
     uses = re.findall(r'uses: *(\S+)(.*)', text)
     assert uses and all(re.fullmatch(r'[\w-]+/[\w-]+@[0-9a-f]{40}', u) and re.search(r'# v\d', c) for u,c in uses)
+    release = (root/'.github'/'workflows'/'release.yml').read_text()
+    assert "tags: ['v*']" in release and release.count('id-token: write')==1 and 'secrets.' not in text
     known = re.findall(r'Python :: (3\.\d+)', (root/'settings.ini').read_text())
     assert {known[0],known[-1]}<=set(re.findall(r"python(?:-version)?: '([\d.]+)'", text))
 

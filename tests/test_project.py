@@ -47,7 +47,7 @@ def test_notebook_as_stored(path):
 
 floors = {'nbs':('0[0-4]','0[5-9]','1[0-2]','1[3-9]','2','3[0-4]','3[5-9]','[4-8]','9|index'), 'nbs/course/solutions':('0[1-5]','0[6-9]')}
 floors = [(folder,floor) for folder,those in floors.items() for floor in those]
-quick = '0[0-4]','0[5-9]','1[0-2]','2','9|index' # these make the package; `make test-all` runs the others, too
+quick = '0[0-4]','0[5-9]','9|index' # the core of the package; `make test-all` runs the others, too
 
 
 def test_each_notebook_runs_once():
@@ -74,7 +74,7 @@ class Cell:
         self.where,self.i,self.source = f'{path.relative_to(root/"nbs")} cell {i}',i,source
         flags = re.findall(r'^#\s*\|\s*(\w+)', source, re.M)
         self.exported,self.hidden = 'export' in flags or 'exporti' in flags,'hide' in flags or 'default_exp' in flags
-        self.tree = ast.parse(re.sub(r'^[%!].*', '', source, flags=re.M))
+        self.tree = ast.parse(re.sub(r'^( *)[%!].*', r'\1pass', source, flags=re.M))
     def at(self, node): return f'{self.where} line {getattr(node, "lineno", node)}'
 
 

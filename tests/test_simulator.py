@@ -37,16 +37,17 @@ def test_scans_are_those_of_the_first_version(i):
         assert h.hexdigest()[:16]==golden['digests'][i]
 
 
-@pytest.mark.skipif(here!=made_with, reason='the last bit depends on the libraries')
+def to_a_millionth(a): return np.round(a, 6)+0. # the last bit of a sine depends on the processor, a minus before 0, too
+
 @pytest.mark.parametrize('i,kind', [*enumerate([*threats,*harmless])], ids=[*threats,*harmless])
 def test_things_are_those_of_the_first_version(i, kind):
-    "To the last bit, for 40 seeds: materials, corners and places of all solids"
+    "To a millionth, for 40 seeds: materials, corners and places of all solids"
     h = hashlib.sha256()
     for seed in range(40):
         for o in {**threats,**harmless}[kind](np.random.default_rng(seed)):
             h.update(o.material.encode())
-            h.update(o.corners.tobytes())
-            h.update(o.M.tobytes())
+            h.update(to_a_millionth(o.corners).tobytes())
+            h.update(to_a_millionth(o.M).tobytes())
     assert h.hexdigest()[:16]==golden['things'][i]
 
 

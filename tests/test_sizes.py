@@ -124,13 +124,10 @@ def test_loaders_of_another_fit_are_refused(learn, folder):
 tiny = dict(size=(16,28), nc=1, nf=4, nz=4, epochs=2)
 
 @pytest.fixture(scope='module')
-def thirty(folder, tmp_path_factory):
+def thirty(folder, tmp_path_factory, few_draws):
     "What the command makes of thirty photographs, with no word on batches and held-out share, and what it says"
     out = tmp_path_factory.mktemp('thirty')/'m.safetensors'
-    with pytest.MonkeyPatch.context() as patch:
-        full = commands.AnomalyInterpretation.against_controls
-        patch.setattr(commands.AnomalyInterpretation, 'against_controls', lambda self: full(self, n=2))
-        return out,*quiet(ganomaly_train, folder, out, fit='crop', **tiny)
+    return out,*quiet(ganomaly_train, folder, out, fit='crop', **tiny)
 
 
 def test_thirty_photographs(thirty):

@@ -123,7 +123,8 @@ def test_nothing_piles_up(ganomaly, photos):
     panels = [show(k, ganomaly, photos) for k in views]
     before = count()
     for p in panels: list(moves(p))
-    assert count()==before and before[2]==0
+    now = count()
+    assert all(a<=b for a,b in zip(now, before)) and now[2]==0 # fewer: what other tests left is collected late
 
 
 def drawings(panel, act):
@@ -140,7 +141,7 @@ def test_only_what_changed(ganomaly):
     "Line, point and mark move without a new drawing of their figures"
     panel = threshold_explorer(ganomaly)
     was,phi = look(panel)[0],panel.controls.phi
-    assert drawings(panel, lambda: phi.set_trait('value', phi.value+5*phi.step))==[0,0,1,1] # histogram, ROC, table, images
+    assert drawings(panel, lambda: phi.set_trait('value', (phi.value+phi.min)/2))==[0,0,1,1] # histogram, ROC, table, images
     assert all(a!=b for a,b in zip(was, look(panel)[0]))
     panel = latent_walk(ganomaly)
     assert drawings(panel, lambda: panel.controls.way.set_trait('value', .7))==[1,0,1,0,1]   # here, curves, strips: of the second direction only

@@ -1,5 +1,5 @@
 "Every page of the site as a reader sees it, at the width of a desk and of a phone, without a network."
-import json, subprocess, sys, threading
+import json, re, subprocess, sys, threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -43,14 +43,18 @@ def visit(page, url):
 look = """() => {
     const all = s => [...document.querySelectorAll(s)], wide = document.documentElement.scrollWidth - window.innerWidth
     return [wide>0 && `${wide} pixels too wide`,
-        ...all('img').map(i => !(i.complete && i.naturalWidth) && `no image ${i.src}`),
+        ...all('img:not([loading=lazy])').map(i => !(i.complete && i.naturalWidth) && `no image ${i.src}`),
         ...all('.math').map(m => (m.querySelectorAll('mjx-container').length!=1 || m.querySelector('[data-mml-node=merror], [fill=red]')) && `formula ${m.textContent}`),
+        ...all('article img').map(i => (i.alt.length<20 || /[.](png|jpe?g|svg)$|[$\\\\]/.test(i.alt)) && `no words for ${i.src}: ${i.alt}`),
+        ...all('.highlight pre').map(p => !p.closest('.cell_output') && p.scrollWidth>p.clientWidth+1 && `code is cut: ${p.textContent.slice(0, 60)}`),
+        !(document.querySelector('meta[name=description]')?.content.length>20) && 'no description',
+        !document.querySelector('meta[property="og:title"]')?.content && 'no title for previews',
         !document.querySelector('h1') && 'no title'].filter(o => o)
 }"""
 
 
 def test_every_page(visit):
-    "No horizontal scroll, no missing image, formulas drawn, no error in the console, nothing from another host"
+    "No horizontal scroll, no missing image, words for each image, no code cut, formulas drawn, a description, no error in the console, nothing from another host"
     bad = {}
     for path in sorted(p.relative_to(site).as_posix() for p in site.rglob('*.html') if '_static' not in p.parts):
         page = visit(path)
@@ -92,7 +96,7 @@ def test_notebook_pages(visit):
     assert json.loads(Path(d.value.path()).read_text())==json.loads((root/'nbs'/'02_losses.ipynb').read_text())
     assert page.locator('.prev-next-area a').count()==2
     assert page.locator('button.copybtn').count()>=page.locator('div.cell_input').count()>10
-    assert [o.strip() for o in page.locator('.bd-sidebar-primary .caption').all_inner_texts()]==['Learn','Results','Reference']
+    assert [o.strip() for o in page.locator('.bd-sidebar-primary .caption').all_inner_texts()]==['Help','Learn','Results','Reference']
 
 
 def test_names_lead_to_entries(visit):
@@ -118,6 +122,68 @@ def test_search(visit):
     page = visit('search.html?q=ganomaly_learner')
     page.locator('.search a', has_text='ganomaly_learner').first.wait_for()
     assert 'reference/ganomaly_nb.learner.html#ganomaly_nb.learner.ganomaly_learner' in page.locator('.search a').first.get_attribute('href')
+
+
+@pytest.mark.parametrize('query,page_found', [('install','faq'), ('image size','faq'), ('onnx','deployment'), ('glossary','glossary'), ('auroc','evaluation'), ('learning rate','training')])
+def test_search_finds(visit, query, page_found):
+    "Words that people look for lead to a page about them, among the first results, and excerpts hold no source of a formula"
+    page = visit(f'search.html?q={query.replace(" ", "+")}')
+    page.locator('.search-summary', has_text='found').wait_for()
+    page.locator('.search p.context').first.wait_for()
+    found = page.locator('.search li > a').evaluate_all('es => es.map(e => e.getAttribute("href"))')
+    assert any(page_found in o for o in found[:12]), found[:12]
+    page.wait_for_timeout(1000) # excerpts of all results
+    bad = [o for o in page.locator('.search p.context').all_inner_texts() if re.search(r'\\[(\[]', o)]
+    assert not bad and page.errors==[]
+
+
+contrast = """() => {
+    const parts = s => { const n = s.match(/[0-9.]+/g).map(Number); return {c: n.slice(0, 3), a: n[3] ?? 1} }
+    const light = c => { const [r, g, b] = c.map(v => (v /= 255)<=.03928 ? v/12.92 : ((v+.055)/1.055)**2.4); return .2126*r + .7152*g + .0722*b }
+    const behind = e => { for (; e; e = e.parentElement) { const b = parts(getComputedStyle(e).backgroundColor); if (b.a>.5) return b.c } return [255, 255, 255] }
+    const bad = {}
+    for (const e of document.querySelectorAll('article :is(a, code, p, li, td, .highlight span, .sig span, .pre)')) {
+        if (!e.textContent.trim() || !e.checkVisibility() || e.matches('.headerlink')) continue // one is seen when the mouse is there
+        const [x, y] = [light(parts(getComputedStyle(e).color).c), light(behind(e))]
+        const r = (Math.max(x, y)+.05)/(Math.min(x, y)+.05)
+        if (r<4.5) bad[`${e.tagName} ${e.className}`] = `${r.toFixed(2)}: ${e.textContent.slice(0, 40)}`
+    }
+    return bad
+}"""
+
+
+@pytest.mark.parametrize('scheme', ['light','dark'])
+def test_contrast(visit, scheme):
+    "Text, links and links on code have a contrast of at least 4.5 to 1"
+    for path in ('index.html','losses.html','course/gans.html','reference/ganomaly_nb.data.html','guide/faq.html'):
+        page = visit(path)
+        page.emulate_media(color_scheme=scheme)
+        page.reload()
+        assert page.evaluate(contrast)=={}, path
+
+
+def test_first_screen(visit):
+    "A picture, what it shows, two commands and where to go next are seen without scrolling, all but the last on a phone, too"
+    page = visit('index.html')
+    def bottom(locator): return locator.first.evaluate('e => e.getBoundingClientRect().bottom')
+    article = page.locator('article')
+    for part in (article.locator('img'), article.get_by_text('learns from normal images alone'), article.locator('.highlight', has_text='make demo')): assert bottom(part)<desk['height']
+    page.set_viewport_size(phone)
+    assert bottom(article.locator('img'))<phone['height']
+
+
+def test_gallery(visit):
+    "A small picture leads to its figure"
+    page = visit('guide/figures.html')
+    page.locator('.gallery a[href^="../losses.html"]').first.click()
+    assert '/losses.html#figure-' in page.url
+    anchor = page.locator(f'[id="{page.url.split("#")[1]}"]')
+    assert anchor.evaluate('e => { const i = document.querySelector("article .cell_output img").getBoundingClientRect().top; return i - e.getBoundingClientRect().top }')<1500
+
+
+def test_sitemap(visit):
+    paths = {p.relative_to(site).as_posix() for p in site.rglob('*.html') if '_static' not in p.parts}-{'search.html'}
+    assert (site/'sitemap.xml').read_text().count('<loc>')==len(paths)
 
 
 def test_dark(visit):
