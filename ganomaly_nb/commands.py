@@ -209,6 +209,7 @@ def check_training(
     if s.windows is None and s.worst!=1:
         raise ValueError('worst counts windows: it needs windows, too')
 
+# %% ../nbs/09_commands.ipynb #2ce59d13
 def start_training(
     s:Namespace # The arguments of `ganomaly_train`
 )->AnomalyLearner: # Not trained yet
