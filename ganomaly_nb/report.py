@@ -561,7 +561,8 @@ def page_html(
     return page.substitute(
         title=f'Report on {len(rows):,} pictures', summary=esc(summary_of(good, learn)),
         style=string.Template(style).substitute(colours),
-        script=string.Template(script).substitute(), version=__version__, switch=switch if cal else '',
+        script=string.Template(script).substitute(), version=__version__,
+        switch=switch if cal else '',
         warning=warning_html(drift_warning(table, scores, cal) if cal else ''),
         histogram=histogram(scores, cal and cal.scores, cal and cal.threshold),
         legend=legend_html(cal), left_out=left_out_html(rows),
