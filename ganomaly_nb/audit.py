@@ -449,7 +449,7 @@ def leak_verdict(
     "What an audit says, in plain words"
     names = {k:', '.join(table.index[table.verdict==k]) for k in set(table.verdict)}
     says = [f'LEAK: {names["leak"]}.' if 'leak' in names else 'No leak found.']
-    points = table.points[table.leak].dropna()
+    points = table.points[table.leak & (table.points.abs()>=.05)]
     if len(points):
         most = points.abs().idxmax()
         says.append(f'The largest difference is {points[most]:+.1f} points ({most}).')
