@@ -214,5 +214,5 @@ def test_nbdev_docs(env):
     "What `nbdev_docs` does before it calls Quarto. It runs every cell with an import and nothing before it, so such a cell cannot use what others made"
     code = ('from nbdev.doclinks import nbglob; from nbdev.processors import FilterDefaults; from execnb.nbio import read_nb\n'
             'for p in nbglob(as_path=True): FilterDefaults()(read_nb(p))')
-    r = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], cwd=root, env=env, capture_output=True, text=True)
+    r = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], cwd=root/'nbs', env=env, capture_output=True, text=True)
     assert r.returncode==0, r.stderr[-3000:]
