@@ -25,7 +25,7 @@ from .controls import *
 from .few import Patience, suit_folder
 from .ahead import score_blocks
 from .drift import drift, drift_warning
-from .report import write_report
+from .report import by_score, light_in, write_report
 from .photographs import WindowDataLoaders, check_windows
 
 # %% auto #0
@@ -204,7 +204,12 @@ def check_training(
     GANomalyLoss(s.w_adv, s.w_con, s.w_enc, s.norm)
     make_score(None, s.score)
     if s.windows is not None: check_windows(s.size, s.windows, s.worst)
+    if s.windows is not None and s.fit!='squash':
+        raise ValueError('windows are cut from pictures as they are: no fit with windows')
+    if s.windows is None and s.worst!=1:
+        raise ValueError('worst counts windows: it needs windows, too')
 
+# %% ../nbs/09_commands.ipynb #2ce59d13
 def start_training(
     s:Namespace # The arguments of `ganomaly_train`
 )->AnomalyLearner: # Not trained yet
@@ -464,6 +469,7 @@ def warn_of_drift(
         note('the model does not know how bright its normals were: only scores were '
              'compared with theirs')
 
+# %% ../nbs/09_commands.ipynb #49f59df2
 def score_files(
     learn:AnomalyLearner, # Trained
     files:list, # Images
@@ -505,12 +511,12 @@ def report_files(
     rows = write_report(learn, files, out, card, bs, skip_errors, overwrite,
                         tell=partial(show_progress, 'scored'))
     leave_out({r['file']:r['error'] for r in rows if 'error' in r}, True)
-    read = [r for r in rows if 'error' not in r]
+    read = by_score(rows)
     note(f'scored {len(read)} images, {len(rows)-len(read)} left out: '
          f'see {out/"report.html"}')
-    light = torch.tensor([[r['brightness'],r['contrast']] for r in read])
-    if learn.calibration: warn_of_drift(learn, [r['score'] for r in read], light)
+    if learn.calibration: warn_of_drift(learn, [r['score'] for r in read], light_in(read))
 
+# %% ../nbs/09_commands.ipynb #06b80978
 @call_parse
 def ganomaly_score(
     model:Path, # File that `ganomaly_train` wrote
@@ -553,6 +559,7 @@ def recalibrate(
     return [*kept, f'calibrated again with {len(files)} images: {learn.calibration}; '
                    'rates above, if any, are those of an earlier threshold']
 
+# %% ../nbs/09_commands.ipynb #866eeb1c
 @call_parse
 def ganomaly_calibrate(
     model:Path, # File that `ganomaly_train` wrote

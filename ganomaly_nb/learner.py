@@ -108,7 +108,7 @@ def check_same_images(
         raise TypeError(f'dls must be AnomalyDataLoaders, found {type(new).__name__}')
     def traits(dls):
         return dict(size=dls.size, nc=dls.nc, stats=tuple(dls.train.dataset.stats),
-                    white=getattr(dls, 'white', None), **dls.kept)
+                    white=dls.white, **dls.kept)
     had,has = traits(old),traits(new)
     for name in {**had, **has}:
         a,b = had.get(name),has.get(name)
@@ -556,7 +556,7 @@ def model_state(self:AnomalyLearner)->dict: # A nest for `write_state`
     "All that a model file holds"
     d,f,cal = self.dls,self.fitted_score,self.calibration
     images = dict(size=d.size, nc=d.nc, stats=tuple(d.train.dataset.stats),
-                  white=getattr(d, 'white', None), bs=d.train.bs, **d.kept)
+                  white=d.white, bs=d.train.bs, **d.kept)
     weights = dict(get_model(self.model).state_dict())
     return dict(self.recipe, images=images, weights=weights,
                 score=f.state_tensors() if hasattr(f, 'state_tensors') else {},

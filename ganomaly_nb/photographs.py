@@ -11,7 +11,8 @@ from fastai.basics import *
 from .checks import check_nc, check_settings, check_size
 from .images import find_white, load_image
 from .batches import check_labels
-from .windows import Windows, item_names, read_pictures, window_boxes
+from .windows import (Windows, heat_map, item_names, read_pictures,
+                                 window_boxes)
 from .data import *
 from .learner import *
 from .maps import *
@@ -256,11 +257,7 @@ def stitch(self:WindowDL,
     fit:str='squash' # Of no use here: nothing was brought to another size
 )->np.ndarray: # (height, width)
     "The map of a picture, from the maps of its windows"
-    total,count = np.zeros((height,width)),np.zeros((height,width))
-    for m,(x0,y0,x1,y1) in zip(maps.numpy(), self.dataset.cut.boxes):
-        total[y0:y1,x0:x1] += m
-        count[y0:y1,x0:x1] += 1
-    return total/count
+    return heat_map(self.dataset.cut.boxes, maps.numpy(), height, width)
 
 # %% ../nbs/08a_photographs.ipynb #38420929
 class WindowDataLoaders(AnomalyDataLoaders):

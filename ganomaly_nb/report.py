@@ -21,10 +21,12 @@ from .maps import *
 from .drift import drift, drift_warning
 
 # %% auto #0
-__all__ = ['columns', 'ours', 'light_colours', 'dark_colours', 'style', 'script', 'page', 'stamp', 'as_rows', 'safe_cell',
-           'rows_as_csv', 'model_digest', 'read_lines', 'add_lines', 'sweep', 'open_folder', 'still_true', 'score_into',
-           'overlay', 'place_of', 'thumbnail', 'as_picture', 'read_again', 'write_maps', 'bars', 'histogram', 'as_css',
-           'esc', 'card_html', 'drift_html', 'summary_of', 'short_names', 'page_html', 'write_report']
+__all__ = ['columns', 'ours', 'light_colours', 'dark_colours', 'style', 'script', 'page', 'stamp', 'as_rows', 'by_score',
+           'light_in', 'safe_cell', 'rows_as_csv', 'model_digest', 'read_lines', 'add_lines', 'sweep', 'open_folder',
+           'still_true', 'score_into', 'overlay', 'place_of', 'thumbnail', 'as_picture', 'read_again', 'write_maps',
+           'bars', 'edges_of', 'distribution_in_words', 'histogram', 'as_css', 'esc', 'card_html', 'drift_html',
+           'summary_of', 'short_names', 'table_json', 'warning_html', 'legend_html', 'left_out_html', 'page_html',
+           'write_report']
 
 # %% ../nbs/08e_report.ipynb #a4000009
 def stamp(
@@ -51,6 +53,19 @@ def as_rows(
         rows.append(row | dict(brightness=round(brightness, 4),
                                contrast=round(contrast, 4), stamp=stamp(f)))
     return rows+[dict(file=str(f), error=str(e), stamp='') for f,e in errors.items()]
+
+# %% ../nbs/08e_report.ipynb #90ecc241
+def by_score(
+    rows:list # As `as_rows` gives them
+)->list: # Those of pictures that could be read, the oddest first
+    "The rows that have a score, in its order"
+    return sorted((r for r in rows if 'error' not in r), key=lambda r: -r['score'])
+
+def light_in(
+    rows:list # As `by_score` gives them
+)->Tensor: # (N, 2)
+    "Brightness and contrast, as `drift` takes them"
+    return torch.tensor([[r['brightness'],r['contrast']] for r in rows])
 
 # %% ../nbs/08e_report.ipynb #a400000c
 columns = 'file','score','p_value','is_abnormal','brightness','contrast','error'
@@ -80,7 +95,7 @@ def model_digest(
 )->str: # 32 hexadecimal digits
     "What scores, p-values and flags depend on, beside the pictures"
     d,cal = learn.dls,learn.calibration
-    reads = d.size,d.nc,getattr(d, 'white', None),tuple(d.train.dataset.stats)
+    reads = d.size,d.nc,d.white,tuple(d.train.dataset.stats),d.kept
     held_out = cal and (cal.scores.tolist(),cal.fpr,cal.method)
     recipe = sorted((learn.recipe or {}).get('settings', {}).items())
     what = repr((weights_digest(get_model(learn.model)), reads, held_out, recipe))
@@ -117,6 +132,7 @@ def sweep(
     for name in ours: (out/name).unlink(missing_ok=True)
     for f in (out/'maps').glob('[0-9]*.png'): f.unlink()
 
+# %% ../nbs/08e_report.ipynb #38194460
 def open_folder(
     out:Path, # Folder of results
     digest:str, # Of the model, see `model_digest`
@@ -249,33 +265,51 @@ def bars(
                    f'width="{w-1:.1f}" height="{160*h:.1f}"/>'
                    for i,h in enumerate(share) if h>0)
 
+def edges_of(
+    scores:np.ndarray, # Of the new pictures (N,)
+    held_out:np.ndarray, # Of the held-out normals (n,)
+    threshold:float|None # Where alarms begin
+)->np.ndarray: # (41,), rising
+    "Where bars begin and end; what is far above 99% and the threshold is in the last"
+    some = [] if threshold is None else [threshold]
+    both = np.concatenate([scores, held_out, some])
+    low,high = both.min(),max([np.quantile(both, .99), *some])
+    if high<=low: high = low+1
+    return np.linspace(low, low+1.05*(high-low), 41)
+
+# %% ../nbs/08e_report.ipynb #6796e48f
+def distribution_in_words(
+    scores:np.ndarray, # Of the new pictures (N,)
+    threshold:float|None # Where alarms begin
+)->str: # Without a full stop
+    "What the histogram shows, for those who do not see it"
+    words = (f'Distribution of {len(scores)} scores from {scores.min():.3g} to '
+             f'{scores.max():.3g}')
+    if threshold is None: return words
+    n = int((scores>threshold).sum())
+    return f'{words}; {n} lie above the threshold of {threshold:.4g}'
+
 def histogram(
     scores, # Of the new pictures (N,)
     held_out=None, # Of the held-out normals (n,)
-    threshold:float=None # Where alarms begin
+    threshold:float|None=None # Where alarms begin
 )->str: # SVG with a text alternative, and the ends of its axis
     "Two histograms, one behind the other, and the threshold"
     scores = np.asarray(scores, float)
     held_out = np.asarray([] if held_out is None else held_out, float)
-    both = np.concatenate([scores, held_out, [] if threshold is None else [threshold]])
-    low,high = both.min(),max(np.quantile(both, .99), threshold or -math.inf)
-    if high<=low: high = low+1
-    edges = np.linspace(low, low+1.05*(high-low), 41)
-    def counts(s): return np.histogram(s.clip(max=edges[-1]), edges)[0]/max(1, len(s))
-    a,b = counts(held_out),counts(scores)
+    edges = edges_of(scores, held_out, threshold)
+    low,high = edges[[0,-1]]
+    def share(s): return np.histogram(s.clip(max=high), edges)[0]/max(1, len(s))
+    a,b = share(held_out),share(scores)
     tallest = max(a.max(), b.max())
-    line = ''
-    words = f'Distribution of {len(scores)} scores from {scores.min():.3g} to '\
-            f'{scores.max():.3g}'
-    if threshold is not None:
-        x = 600*(threshold-low)/(edges[-1]-low)
-        line = f'<line class="threshold" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="160"/>'
-        n = int((scores>threshold).sum())
-        words += f'; {n} lie above the threshold of {threshold:.4g}'
+    x = 0 if threshold is None else 600*(threshold-low)/(high-low)
+    line = f'<line class="threshold" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="160"/>'
+    if threshold is None: line = ''
+    words = distribution_in_words(scores, threshold)
     return (f'<svg viewBox="0 0 600 160" role="img" aria-label="{words}.">'
             f'{bars(a/tallest, "held")}{bars(b/tallest, "new")}{line}</svg>'
             f'<p class="axis quiet"><span>{low:.3g}</span>'
-            f'<span>{edges[-1]:.3g} or more</span></p>')
+            f'<span>{high:.3g} or more</span></p>')
 
 # %% ../nbs/08e_report.ipynb #a4000027
 light_colours = dict(page='#ffffff', card='#f3f4f6', text='#1b1d21', quiet='#565b63',
@@ -453,6 +487,7 @@ def drift_html(
             'these pictures</th><th scope="col" class="n">p-value</th></tr></thead>'
             f'<tbody>{lines}</tbody></table></div>{note}')
 
+# %% ../nbs/08e_report.ipynb #7ebf1683
 def summary_of(
     good:list, # Rows of the pictures that were scored
     learn:AnomalyLearner # With or without a threshold
@@ -473,6 +508,42 @@ def short_names(
     common = os.path.commonpath(files)
     return [os.path.relpath(f, common) for f in files]
 
+def table_json(
+    rows:list, # As `by_score` gives them
+    short:list # Their names on the page
+)->str: # A list of name, score, p-value and flag for each, safe inside of a page
+    "What the table of the page is made of"
+    listed = [[name, f'{r["score"]:.4g}', r.get('p_value', ''), r.get('is_abnormal', '')]
+              for name,r in zip(short, rows)]
+    return json.dumps(listed).replace('<', '\\u003c')
+
+# %% ../nbs/08e_report.ipynb #1d4c831d
+def warning_html(
+    text:str # What `drift_warning` says
+)->str: # HTML; '' for ''
+    "A box with a warning"
+    if not text: return ''
+    return f'<p class="warning" role="note">{esc(f"Warning of {text}.")}</p>'
+
+def legend_html(
+    cal # Calibration, or None
+)->str: # HTML
+    "What the colours and the line of the histogram are"
+    def key(name): return f'<span class="key" style="background:var(--{name})"></span>'
+    these = f'{key("link")}these pictures'
+    if cal is None: return these
+    return f'{these}{key("held")}held-out normals; the line is the threshold, ' \
+           f'{cal.threshold:.4g}'
+
+def left_out_html(
+    rows:list # Of all pictures
+)->str: # HTML; '' if all could be read
+    "A list of the pictures that could not be read"
+    left = ''.join(f'<li>{esc(r["error"])}</li>' for r in rows if 'error' in r)
+    if not left: return ''
+    return f'<section><h2>Could not be read</h2><ul>{left}</ul></section>'
+
+# %% ../nbs/08e_report.ipynb #618b16be
 def page_html(
     learn:AnomalyLearner, # Trained
     rows:list, # Of all pictures
@@ -481,34 +552,23 @@ def page_html(
     card:list=() # Lines about the model
 )->str: # HTML
     "The whole page"
-    good = sorted((r for r in rows if 'error' not in r), key=lambda r: -r['score'])
-    lost,cal = [r for r in rows if 'error' in r],learn.calibration
-    short = dict(zip([r['file'] for r in good], short_names([r['file'] for r in good])))
-    scores = [r['score'] for r in good]
-    light = torch.tensor([[r['brightness'],r['contrast']] for r in good])
-    table = drift(learn, scores, light) if cal else None
-    warning = drift_warning(table, scores, cal) if cal else ''
-    if warning: warning = f'Warning of {warning}.'
-    legend = '<span class="key" style="background:var(--link)"></span>these pictures'
-    if cal: legend += ('<span class="key" style="background:var(--held)"></span>held-out '
-                       f'normals; the line is the threshold, {cal.threshold:.4g}')
-    switch = ('<label><input id="odd" type="checkbox"> abnormal only</label>'
-              if cal else '')
-    listed = [[short[r['file']], f'{r["score"]:.4g}', r.get('p_value', ''),
-               r.get('is_abnormal', '')] for r in good]
-    left = ''.join(f'<li>{esc(r["error"])}</li>' for r in lost)
-    if left: left = f'<section><h2>Could not be read</h2><ul>{left}</ul></section>'
-    shown = ''.join(card_html(r, c, short[r['file']]) for r,c in zip(odd, cards))
+    good,cal = by_score(rows),learn.calibration
+    files,scores = [r['file'] for r in good],[r['score'] for r in good]
+    short = dict(zip(files, short_names(files)))
+    table = drift(learn, scores, light_in(good)) if cal else None
+    switch = '<label><input id="odd" type="checkbox"> abnormal only</label>'
     colours = dict(light=as_css(light_colours), dark=as_css(dark_colours))
     return page.substitute(
         title=f'Report on {len(rows):,} pictures', summary=esc(summary_of(good, learn)),
         style=string.Template(style).substitute(colours),
-        script=string.Template(script).substitute(),
-        warning=f'<p class="warning" role="note">{esc(warning)}</p>' if warning else '',
+        script=string.Template(script).substitute(), version=__version__,
+        switch=switch if cal else '',
+        warning=warning_html(drift_warning(table, scores, cal) if cal else ''),
         histogram=histogram(scores, cal and cal.scores, cal and cal.threshold),
-        legend=legend, switch=switch, cards=shown, left_out=left, version=__version__,
+        legend=legend_html(cal), left_out=left_out_html(rows),
+        cards=''.join(card_html(r, c, short[r['file']]) for r,c in zip(odd, cards)),
         drift=drift_html(learn, table), model=''.join(f'<li>{esc(o)}</li>' for o in card),
-        rows=json.dumps(listed).replace('<', '\\u003c'))
+        rows=table_json(good, short.values()))
 
 # %% ../nbs/08e_report.ipynb #a4000035
 def write_report(
@@ -528,7 +588,7 @@ def write_report(
     known = still_true(open_folder(out, model_digest(learn), overwrite), files)
     if known: tell(len(known), len(files))
     rows = score_into(learn, files, out, known, bs, skip_errors, tell)
-    good = sorted((r for r in rows if 'error' not in r), key=lambda r: -r['score'])
+    good = by_score(rows)
     if not good: raise ValueError(f'none of {len(files)} images could be read')
     cards = write_maps(learn, good[:n_shown], out)
     lines = ''.join(json.dumps(r)+'\n' for r in rows)

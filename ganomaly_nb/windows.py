@@ -99,7 +99,7 @@ def windows_over(
 # %% ../nbs/08_windows.ipynb #92ca84ca
 def heat_map(
     boxes, # (n, 4) windows: left, top, right, bottom
-    scores, # (n,) their scores
+    scores, # (n,) their scores; or (n, size, size), a map of each
     h:int, # Height of the picture in pixels
     w:int, # Its width
     how:str='mean' # How a pixel's windows are brought together: 'mean' or 'max'
@@ -109,7 +109,7 @@ def heat_map(
     scores = np.asarray(scores, float)
     if how not in ('mean','max'):
         raise ValueError(f"how must be 'mean' or 'max', found {how!r}")
-    if scores.shape!=(len(boxes),):
+    if scores.shape[:1]!=(len(boxes),):
         raise ValueError(f'expected {len(boxes)} scores, found shape {scores.shape}')
     if len(boxes) and (boxes.min()<0 or (boxes[:,2:]>[w,h]).any()):
         raise ValueError(f'a window lies outside the picture of {w} x {h} pixels')
@@ -182,7 +182,9 @@ def _stored(files, how, raises, cache):
     flat = np.memmap(out, np.uint8, 'c') if out.stat().st_size else np.empty(0, np.uint8)
     res,at = [],0
     for found in report:
-        if not found: res.append(None); continue
+        if not found:
+            res.append(None)
+            continue
         n = math.prod(found[0])
         res.append((flat[at:at+n].reshape(found[0]).view(np.ndarray), tuple(found[1])))
         at += n

@@ -29,3 +29,9 @@ def few_draws():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(AnomalyInterpretation, 'against_controls', lambda self: full(self, n=2))
         yield
+
+@pytest.fixture(autouse=True)
+def no_open_figures():
+    "A figure that a test leaves open is no other test's concern"
+    yield
+    if 'matplotlib.pyplot' in sys.modules: sys.modules['matplotlib.pyplot'].close('all')
