@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-plain test-browser export outputs docs lab slow bench course-times
+.PHONY: help install demo test test-all test-plain test-browser export outputs docs slides lab slow bench course-times
 
 help:                ## Print this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -49,6 +49,9 @@ outputs: $(STAMP)    ## Run all notebooks and store their outputs
 
 docs: $(STAMP)       ## Build the site into _docs/ from the notebooks, as they are stored
 	python docs/website.py
+
+slides: $(STAMP)     ## Make slides of the lessons in _slides/: they need no network, key S shows the speaker's notes
+	python docs/slides.py
 
 lab: $(STAMP)        ## Open JupyterLab on the home page, nbs/index.ipynb
 	jupyter lab nbs/index.ipynb

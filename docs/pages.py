@@ -177,7 +177,9 @@ def about(page):
     makes = f'The cells with a bar make the module {{py:mod}}`{page.module}`. ' if page.module else ''
     path = page.rel.as_posix()
     colab = f'https://colab.research.google.com/github/{cfg.user}/{cfg.repo}/blob/{cfg.branch}/{cfg.nbs_path.name}/{path}'
-    return f'{{.about}}\n{makes}[Open in Colab]({colab}) or {{download}}`download this notebook </notebooks/{path}>`.'
+    lesson = re.fullmatch(r'course/0[1-8]_\w+', path.removesuffix('.ipynb'))
+    deck = f' <a href="../slides/{page.rel.stem}.html">Slides</a> for the lecture.' if lesson else ''
+    return f'{{.about}}\n{makes}[Open in Colab]({colab}) or {{download}}`download this notebook </notebooks/{path}>`.{deck}'
 
 # Reference
 
@@ -237,7 +239,7 @@ def results(ps):
 
 # Guide
 
-guide = ('questions','cheat_sheet','troubleshooting','faq','glossary')
+guide = ('questions','cheat_sheet','troubleshooting','faq','compared','glossary')
 
 def guide_page(text, names):
     "A page of docs/guide, whose links lead to notebooks of the repository"

@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.parse import unquote
 from sphinx.cmd.build import build_main
 from pages import cfg, make
+from slides import make_slides
 
 class Links(HTMLParser):
     "Where a page can be pointed at, and what it points at"
@@ -36,6 +37,7 @@ def main():
     build,site = cfg.config_path/'build',cfg.config_path/cfg.doc_path.name
     new = build/'site'
     make(build/'pages')
+    make_slides(build/'extra'/'slides')
     shutil.rmtree(new, ignore_errors=True)
     args = ['-q','-E','-W','--keep-going','-c',Path(__file__).parent,'-d',build/'doctrees',build/'pages',new]
     if build_main(list(map(str, args))): return 'the site has warnings: see above'

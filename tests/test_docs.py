@@ -10,7 +10,7 @@ import nbformat, pytest
 
 root = Path(__file__).parent.parent
 sys.path.insert(0, str(root/'docs'))
-import install_cells, pages, website
+import install_cells, pages, slides, website
 
 names = {'f':'lib.m.f', 'C.run':'lib.m.C.run', 'lib.m':'lib.m', 'score()':'lib.m.score'} # `score` alone is a parameter
 
@@ -216,3 +216,42 @@ def test_nbdev_docs(env):
             'for p in nbglob(as_path=True): FilterDefaults()(read_nb(p))')
     r = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], cwd=root/'nbs', env=env, capture_output=True, text=True)
     assert r.returncode==0, r.stderr[-3000:]
+
+
+@pytest.fixture(scope='module')
+def decks(tmp_path_factory):
+    out = tmp_path_factory.mktemp('decks')/'slides'
+    slides.make_slides(out)
+    return out
+
+
+@pytest.mark.parametrize('lesson', slides.lessons, ids=lambda p: p.stem)
+def test_slides(decks, lesson):
+    "A slide for each heading of the lecture, figures with words, notes, no exercise and nothing from other hosts"
+    text = (decks/f'{lesson.stem}.html').read_text()
+    needed = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="(?!data:)([^"]+)"', text)
+    assert [f for f in needed if not (decks/f).exists()]==[]
+    lecture = '\n'.join(c.source for c in nbformat.read(lesson, as_version=4).cells if c.cell_type=='markdown').split('## Exercises')[0]
+    headings = re.findall(r'^### (\w+)', lecture, re.M)
+    assert len(headings)>3 and re.findall(r'<h3[^>]*>(\w+)[^<…]*(?:<(?!a)[^<…]*)*<a', text)==headings
+    assert '@exercise' not in text and 'answer = ...' not in text
+    assert all(re.search('alt="[^"]{20,}"', img) for img in re.findall(r'<img[^>]*>', text))
+    assert text.count('class="notes"')>3 and not re.search(r'<section[^>]*>\s*</section>', text)
+
+
+def test_parts_of_slides():
+    "Formulas, lists and tables are seen, text is said; long code is left out, its figure is not; what is full is not filled further"
+    assert slides.blocks('# A\nb\nc\n\n$$x\n+y$$\n\n- d')==['# A', 'b\nc', '$$x\n+y$$', '- d']
+    cells = [NS(cell_type='markdown', source='# A\n\nSaid. More of it.\n\n**Bold.** Text.\n\n- a list'), code_cell('x = 1\n'*20, 'image/png'),
+             code_cell('y = 2'), code_cell('z\n'*20), NS(cell_type='markdown', source='## Exercises\n\nNot seen.')]
+    found = slides.slides(cells)
+    assert [s.heading for s in found]==['# A', '# A …', '# A …']
+    assert [[c.source[:6] for c in s.cells] for s in found]==[['- a li'], ['x = 1\n'], ['y = 2']]
+    assert found[1].cells[0].metadata['tags']==['remove-input'] and 'tags' not in found[2].cells[0].metadata
+    assert slides.gist(found[0].notes)==['Said.', '**Bold.**']
+    assert slides.links('[a](03_gans.ipynb#x) [b](../01_networks.ipynb) [c](https://h/a.ipynb)')=='[a](../course/gans.html#x) [b](../networks.html) [c](https://h/a.ipynb)'
+
+
+def code_cell(source, *kinds):
+    outputs = [nbformat.v4.new_output('display_data', {k:'...'}) for k in kinds]
+    return nbformat.v4.new_code_cell(source, outputs=outputs)

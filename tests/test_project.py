@@ -31,7 +31,7 @@ def test_exported_and_clean(tmp_path, env):
 
 @pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
 def test_notebook_as_stored(path):
-    "Outputs without warnings, errors, paths of a machine or views of widgets that have no kernel; not too large; nothing skipped for good; ends with exercises"
+    "Outputs without warnings, errors, paths of a machine or views of widgets that have no kernel; every figure told in words; not too large; nothing skipped for good; ends with exercises"
     nb = json.loads(path.read_text())
     code = [c for c in nb['cells'] if c['cell_type']=='code']
     out = json.dumps([c['outputs'] for c in code])
@@ -41,6 +41,9 @@ def test_notebook_as_stored(path):
     source = '\n'.join(''.join(c['source']) for c in nb['cells'])
     assert 'skip_exec' not in source
     assert any(c['outputs'] for c in code), 'not executed: run `make outputs`'
+    figures = [c for c in code if any('image/png' in o.get('data', {}) for o in c['outputs'])]
+    mute = [''.join(c['source'])[:60] for c in figures if '#| fig-alt: ' not in ''.join(c['source'])]
+    assert not mute, f'a figure is not told in words: {mute}'
     page = path.stem in ('index','00_syllabus','10_instructor') or path.parent.name=='solutions'
     if not page: assert '## Summary' in source and '## Exercises' in source
 
