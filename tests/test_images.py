@@ -487,6 +487,7 @@ def test_ctrl_c(tmp_path):
 def test_memory_of_many_files(tmp_path, monkeypatch):
     "What is held while caching is a chunk, not a trace of every file"
     file, = numbered(tmp_path/'a', 1, 'L')
+    monkeypatch.setattr(cache, '_is_settled', lambda f: True) # or a file that was just written is read again and again
     x = load_image(file, 16, 1)
     monkeypatch.setattr(images, '_try_load', lambda *args, **kwargs: (x,None,[])) # decoding is slow when traced
     def peak(n):
