@@ -104,8 +104,6 @@ template = """{%- extends 'reveal/base.html.j2' -%}
 <script>Reveal.initialize({hash: true, slideNumber: 'c/t', width: 1100, height: 700, transition: 'none', plugins: [RevealNotes]})</script>
 </body></html>{% endblock -%}
 {%- block footer %}{% endblock -%}
-{%- block in_prompt %}{% endblock -%}
-{%- block output_prompt %}{% endblock -%}
 {%- block data_png %}<img src="data:image/png;base64,{{ output.data['image/png'] }}" alt="{{ output.metadata.alt | escape }}">{% endblock -%}
 {%- block input %}{% if 'remove-input' not in cell.metadata.tags %}{{ super() }}{% endif %}{% endblock -%}
 """
