@@ -69,3 +69,4 @@ bench: $(STAMP)      ## Side-by-side timings as ratios, X-ray scans and large ph
 
 course-times: $(STAMP) ## How long the course's notebooks need on one thread, for the instructor's page
 	python benchmarks/course.py
+	python benchmarks/reading.py

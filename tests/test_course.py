@@ -1,5 +1,5 @@
 "Every lesson of the course is complete, and every exercise has a solution. That solutions pass, and empty starters and wrong answers do not, is shown by the notebooks in `solutions`, which `nbdev_test` runs."
-import json, math, os, re
+import json, math, os, re, sys
 from pathlib import Path
 import nbformat, numpy as np, pandas as pd, pytest
 from nbclient import NotebookClient
@@ -101,3 +101,12 @@ def test_times():
     times = pd.read_csv(nbs/'results'/'course_times.csv')
     assert list(times.notebook)==[f.relative_to(course).as_posix() for f in pages]
     assert times.cpu_seconds.between(0, 300).all() and times.notna().all(axis=None)
+
+
+def test_reading_times():
+    "The words that are told to be read are there, within a tenth"
+    sys.path.insert(0, str(nbs.parent/'benchmarks'))
+    import reading
+    stored,now = pd.read_csv(nbs/'results'/'course_reading.csv'),reading.table()
+    assert stored.drop(columns='words').equals(now.drop(columns='words'))
+    assert ((stored.words/now.words-1).abs()<.1).all(), 'stale: run `python benchmarks/reading.py`'
