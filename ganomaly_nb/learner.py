@@ -25,6 +25,7 @@ from .networks import GANomaly
 from .losses import GANomalyLoss
 from .training import *
 from .scoring import *
+from .places import PlaceScore # also enters `fitted_scores`
 
 _all_ = ['CheckpointCallback', 'ResumeCallback','set_all_seeds']
 

@@ -11,9 +11,9 @@ from .checks import check_settings
 from .losses import check_same_shape
 
 # %% auto #0
-__all__ = ['anomaly_score', 'evaluating', 'ScoreCallback', 'code_score', 'activation_difference', 'weights_digest', 'FittedScore',
-           'nearest', 'NeighbourScore', 'make_score', 'as_scores', 'same_kind', 'scale_scores', 'quantile_threshold',
-           'conformal_p', 'conformal_threshold', 'Calibration', 'anomaly_map']
+__all__ = ['fitted_scores', 'anomaly_score', 'evaluating', 'ScoreCallback', 'code_score', 'activation_difference',
+           'weights_digest', 'FittedScore', 'nearest', 'NeighbourScore', 'make_score', 'as_scores', 'same_kind',
+           'scale_scores', 'quantile_threshold', 'conformal_p', 'conformal_threshold', 'Calibration', 'anomaly_map']
 
 # %% ../nbs/04_scoring.ipynb #fa977135
 def anomaly_score(
@@ -285,18 +285,21 @@ def score_of(self:NeighbourScore,
     return near[:,:self.k].mean(1)/apart.sqrt()
 
 # %% ../nbs/04_scoring.ipynb #c10747e7
+fitted_scores = {'mahalanobis':FittedScore, 'activations':FittedScore,
+                 'neighbours':NeighbourScore} # name -> class; 04a adds one
+
 def make_score(
     model:nn.Module, # A `GANomaly`
-    score:str='l1', # 'l1', 'mse', 'mahalanobis', 'activations' or 'neighbours'
+    score:str='l1', # 'l1', 'mse', or a key of `fitted_scores`
     memory:int|None=10_000 # Normals that 'neighbours' keeps; None: all
 ): # From what the model returns to scores (N,)
     "The score function of a name; raises `ValueError` if there is none"
-    known = ['l1','mse',*FittedScore.kinds,*NeighbourScore.kinds]
+    known = ['l1','mse',*fitted_scores]
     if score not in known:
         raise ValueError(f'score must be one of {known}, found {score!r}')
-    if score in NeighbourScore.kinds: return NeighbourScore(model, score, memory)
-    if score in FittedScore.kinds: return FittedScore(model, score)
-    return partial(code_score, score=score)
+    if score not in fitted_scores: return partial(code_score, score=score)
+    if score=='neighbours': return NeighbourScore(model, score, memory)
+    return fitted_scores[score](model, score)
 
 # %% ../nbs/04_scoring.ipynb #19926553
 def _array(s):
