@@ -214,7 +214,7 @@ def fit_control(
 ): # The control, fitted
     "Make a control and fit it to training normals; `ValueError` for an unknown name"
     control = make_control(name, dls, memory)
-    first = dls.train.first(memory)
+    first = dls.train.first(control.memory)
     control.fit(torch.cat([control.difference(b).cpu() for b in first]))
     return control
 

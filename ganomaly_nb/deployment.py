@@ -62,6 +62,14 @@ def scores(self:PictureScorer,
     f = self.score_func
     return f.score_of(f.difference(out)) if isinstance(f, FittedScore) else f(out)
 
+@patch
+def maps(self:PictureScorer,
+    out:tuple # What the model returns
+)->Tensor: # (N, H, W)
+    "Where it is odd: what the score says of its places, or the difference of the pixels"
+    if hasattr(self.score_func, 'maps'): return self.score_func.maps(out)
+    return anomaly_map(self.decode(out[0]), self.decode(out[1]))
+
 # %% ../nbs/17_deployment.ipynb #62095b36
 @patch
 def forward(self:PictureScorer,
@@ -74,7 +82,7 @@ def forward(self:PictureScorer,
         above = (self.held_out>=res['score'][:,None]).sum(1)
         res['p_value'] = (1+above).float()/(len(self.held_out)+1)
         res['is_abnormal'] = res['score']>self.threshold
-    res['map'] = anomaly_map(self.decode(out[0]), self.decode(out[1]))
+    res['map'] = self.maps(out)
     return res
 
 # %% ../nbs/17_deployment.ipynb #e8eed3c7

@@ -48,16 +48,28 @@ def difference_maps(self:AnomalyLearner,
             maps.append(anomaly_map(x, x_hat).cpu())
     return torch.cat(maps)
 
+# %% ../nbs/06a_maps.ipynb #21425301
+@patch
+def maps(self:AnomalyLearner,
+    dl:AnomalyDL # Loader of images
+)->Tensor: # (N, size, size), 0 or more, on the CPU
+    "Maps of all that a loader gives: of the score, if it has places; else of the pixels"
+    score = self.fitted_score
+    if not hasattr(score, 'maps'): return self.difference_maps(dl)
+    with evaluating(get_model(self.model)) as m:
+        device = next(m.parameters()).device
+        return torch.cat([score.maps(m(b[0].to(device))).cpu() for b in dl])
+
 # %% ../nbs/06a_maps.ipynb #2a68abf2
 @patch
 def anomaly_map(self:AnomalyLearner,
     img # Path, PIL image, array or tensor: whatever `load_image` takes
 )->np.ndarray: # float (H, W), of the picture's own size
-    "Where is the anomaly? $|x-\\hat x|$ in the scale of [0, 1]"
+    "Where is the anomaly? What `maps` says, brought back to the picture"
     d = self.dls
     height,width = load_image(img, None, d.nc, d.white).shape[-2:]
     dl = d.test_dl([img])
-    return dl.stitch(self.difference_maps(dl), height, width, d.fit)
+    return dl.stitch(self.maps(dl), height, width, d.fit)
 
 # %% ../nbs/06a_maps.ipynb #12565af0
 def area_under(

@@ -107,7 +107,8 @@ def maps(self:PlaceScore,
     out:tuple # What `GANomaly` returns
 )->Tensor: # (N, height, width) of the images, 0 to 2
     "Where is the anomaly? The distance of each place"
-    if not self.fitted: raise ValueError('this score must be fitted to normals first')
+    if self.places is None:
+        raise ValueError('this score must be fitted to normals first')
     grids = self.grids(out)
     d = self.distances(place_vectors(grids)).unflatten(1, grids[0].shape[-2:])
     return F.interpolate(d[:,None], out[0].shape[-2:], mode='bilinear')[:,0]

@@ -5,6 +5,7 @@ import numpy as np, pytest, torch
 from PIL import Image
 from ganomaly_nb.data import AnomalyDataLoaders
 from ganomaly_nb.images import load_image
+import ganomaly_nb.maps # `learn.maps`
 from ganomaly_nb.learner import ganomaly_learner
 from ganomaly_nb.baselines.egbad import egbad_learner
 from ganomaly_nb.deployment import *
@@ -53,14 +54,14 @@ def run(session, images):
 def check_same(found, learn, images):
     "The score is the learner's, and p-value and flag are those of that score"
     with learn.no_bar(): scores,_ = learn.get_preds(dl=learn.dls.test)
-    maps = learn.reconstruct(learn.dls.test, list(range(len(images))))[2]
+    maps = learn.maps(learn.dls.test)
     cal = learn.calibration
     assert (found['score']-scores).abs().max()<1e-4 and (found['map']-maps).abs().max()<1e-4
     assert (found['p_value']-cal.p_value(found['score'])).abs().max()<1e-6 and found['is_abnormal'].equal(cal.is_abnormal(found['score']))
     assert 0<found['is_abnormal'].sum()<len(images)
 
 
-@pytest.mark.parametrize('score', ['l1','mse','mahalanobis','activations','neighbours'])
+@pytest.mark.parametrize('score', ['l1','mse','mahalanobis','activations','neighbours','places'])
 def test_scorer(learn, images, score):
     "The module that is exported, with every score"
     other = with_score(learn, score)
@@ -87,7 +88,7 @@ def test_onnx(learn, images, file):
     with pytest.raises(Exception, match='uint8'): run(session, images.float())
 
 
-@pytest.mark.parametrize('score', ['mahalanobis','activations'])
+@pytest.mark.parametrize('score', ['mahalanobis','activations','places'])
 def test_onnx_of_fitted_scores(learn, images, score):
     other = with_score(learn, score)
     check_same(run(onnxruntime.InferenceSession(as_onnx(other).SerializeToString()), images), other, images)
