@@ -96,7 +96,7 @@ def chance_of_alarms(
     n:int, # New normals that were scored
     cal:Calibration # The threshold
 )->float: # 0 to 1
-    "How likely are `k` or more false alarms, if the new normals are like the held-out ones?"
+    "How likely `k` or more false alarms are, if new and held-out normals are alike"
     above = int(cal.is_abnormal(cal.scores).sum())
     return float(betabinom.sf(k-1, n, above+1, len(cal.scores)-above))
 
