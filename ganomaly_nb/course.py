@@ -4,7 +4,7 @@
 
 # %% ../nbs/50_course.ipynb #8b79f395
 from __future__ import annotations
-import ast, dis, json, re
+import ast, dis, json, os, re
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
@@ -165,7 +165,9 @@ def run_lesson(
     if not path.exists(): path = stored(f'course/{path.name}')
     nb = json.loads(path.read_text(encoding='utf-8'))
     exercises.clear()
-    if only_exercises: shell.user_ns.update(_exported(nb))
+    if only_exercises:
+        os.chdir(path.parent)                               # where its results are
+        shell.user_ns.update(_exported(nb))
     with capture_output():
         for source in _sources(nb, shell, only_exercises): exec(source, shell.user_ns)
         plt.close('all')
