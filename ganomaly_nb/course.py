@@ -150,7 +150,7 @@ def _exported(nb):
     name = re.search(r'^#\| default_exp (\S+)', code, re.M)
     if not name: return {}
     module = import_module(f'ganomaly_nb.{name[1]}')
-    return {k:v for k,v in vars(module).items() if not k.startswith('__')}
+    return {k:v for k,v in vars(module).items() if k=='__version__' or k[:2]!='__'}
 
 def run_lesson(
     path, # The lesson, a notebook; one that is not there is taken from the package

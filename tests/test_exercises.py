@@ -25,6 +25,14 @@ def test_no_traceback_tells_the_answer():
     assert not bad, '\n'.join(['', *bad])
 
 
+later = '05_learner.ipynb','13_three_ways.ipynb','40_widgets.ipynb','50_course.ipynb' # their solutions would train for long; 50 would check its own checks
+
+
+def test_old_checks_are_named():
+    found = [p.name for p in sorted(nbs.glob('*.ipynb')) if any(old.search(c.source) for c in code(section(p)))]
+    assert found==list(later)
+
+
 def test_none_without_solutions():
     with_checks = [p.name for p in sorted(nbs.glob('*.ipynb')) if any(check.search(c.source) for c in code(section(p)))]
     assert [p.name for p in solutions]==with_checks
