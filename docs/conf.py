@@ -14,7 +14,7 @@ project,author,copyright,version,language = cfg.title,cfg.author,cfg.copyright,c
 extensions = ['myst_nb','sphinx_copybutton','sphinx.ext.autodoc','sphinx.ext.autosummary','sphinx.ext.linkcode']
 nitpicky = True
 nitpick_ignore_regex = [('py:(class|data|exc)', '.*')] # types of other packages
-suppress_warnings = ['toc.not_included']    # solutions of the course are reached from its lessons
+suppress_warnings = ['toc.not_included']    # solutions are reached from what they solve
 exclude_patterns = ['notebooks']            # the originals, to download
 
 nb_execution_mode = 'off'                   # outputs as stored

@@ -17,6 +17,6 @@ def execute(path):
 
 if __name__=='__main__':
     root = Path(__file__).parent.parent/'nbs'
-    for path in map(Path, sys.argv[1:]) if sys.argv[1:] else [f for o in ('.','course','course/solutions') for f in sorted((root/o).glob('*.ipynb'))]:
+    for path in map(Path, sys.argv[1:]) if sys.argv[1:] else [f for o in ('.','solutions','course','course/solutions') for f in sorted((root/o).glob('*.ipynb'))]:
         print(path.name, flush=True)
         execute(path.resolve())

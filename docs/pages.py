@@ -69,7 +69,7 @@ def pages(): return [Page(p) for p in sorted(cfg.nbs_path.rglob('*.ipynb')) if '
 
 def sidebar(ps):
     """Pages to learn from (their notebooks make a module), pages of results (all other notebooks), and pages that hang from the course's syllabus.
-    What lies in folders inside the course, such as solutions, is reached from its pages only"""
+    What lies in other folders, such as solutions, is reached from the pages only that lead there"""
     top,course = [p for p in ps if len(p.rel.parts)==1 and p.page!='index'],[p for p in ps if p.rel.parts[:-1]==('course',)]
     head = [p for p in course if p.page in ('course/index','course/syllabus')] or course
     return head+[p for p in top if p.module], [p for p in top if not p.module], [p for p in course if p not in head]

@@ -114,7 +114,7 @@ def write(path, out):
     found = slides(nb.cells)
     title = found[0].heading.lstrip('# ')
     new = nbformat.v4.new_notebook(cells=[c for s in found for c in s.as_cells()], metadata={'title':title, 'language_info':{'name':'python', 'pygments_lexer':'python'}})
-    to = SlidesExporter(extra_loaders=[DictLoader({'lesson.html.j2':template})], template_file='lesson.html.j2')
+    to = SlidesExporter(exclude_anchor_links=True, extra_loaders=[DictLoader({'lesson.html.j2':template})], template_file='lesson.html.j2')
     (out/f'{path.stem}.html').write_text(to.from_notebook_node(new)[0], encoding='utf-8')
 
 def make_slides(out):

@@ -24,7 +24,7 @@ from .evaluation import *
 from .controls import *
 from .few import Patience, suit_folder
 from .ahead import score_blocks
-from .drift import drift, drift_warning
+from .drift import chance_of_alarms, drift, drift_warning, how_often
 from .report import by_score, light_in, write_report
 from .photographs import WindowDataLoaders, check_windows
 
@@ -268,14 +268,20 @@ def run_training(
 # %% ../nbs/09_commands.ipynb #5b1d7c9d
 def rates(
     interp:AnomalyInterpretation # Of a test set with both labels, and with a threshold
-)->list: # Two texts
-    "False alarms, and what was found, at the threshold"
-    flags,y = interp.calibration.is_abnormal(interp.scores),interp.y
+)->list: # Two texts, or three
+    "False alarms, and what was found, at the threshold; a warning if it was not kept"
+    cal,y = interp.calibration,interp.y
+    flags = cal.is_abnormal(interp.scores)
     lines = []
     for what,label in ('false alarms','normal'),('found','abnormal'):
         its = flags[y==(label=='abnormal')]
         k,n = int(its.sum()),len(its)
         lines.append(f'{what}: {k} of {n} {label} images ({k/n:.0%})')
+    p = chance_of_alarms(int(flags[y==0].sum()), int((y==0).sum()), cal)
+    if p<.01:
+        lines.append(f'WARNING: {cal.fpr:.0%} false alarms were promised. So many happen '
+                     f'by chance {how_often(p)}: the normal test images are not like '
+                     'those held out')
     return lines
 
 def compare(

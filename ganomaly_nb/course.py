@@ -4,8 +4,9 @@
 
 # %% ../nbs/50_course.ipynb #8b79f395
 from __future__ import annotations
-import json, re
+import ast, dis, json, os, re
 from functools import wraps
+from importlib import import_module
 from pathlib import Path
 from types import FunctionType
 from .results import stored
@@ -67,9 +68,93 @@ def score():
     still = f'; open: {", ".join(todo)}' if todo else ''
     print(f'{len(exercises)-len(todo)} of {len(exercises)} exercises solved{still}')
 
+# %% ../nbs/50_course.ipynb #7951a7e8
+def _outside(tree):
+    "What runs as soon as a cell does: the inside of functions and classes runs later"
+    for n in ast.iter_child_nodes(tree):
+        yield n
+        later = isinstance(n, (ast.FunctionDef,ast.ClassDef,ast.Lambda))
+        if not later: yield from _outside(n)
+
+def _owner(node):
+    "The name in front of all dots and brackets: 'a' for `a.b[0].c()`"
+    while isinstance(node, (ast.Attribute,ast.Subscript,ast.Call)):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return getattr(node, 'id', None)
+
+# %% ../nbs/50_course.ipynb #d12338a9
+def _reads(code):
+    "Names from outside that compiled code reads, inside its functions as well"
+    found = dis.get_instructions(code)
+    names = {i.argval for i in found if i.opname in ('LOAD_NAME','LOAD_GLOBAL')}
+    functions = [c for c in code.co_consts if hasattr(c, 'co_code')]
+    return names.union(*map(_reads, functions))
+
+def _touched(call):
+    "Names that the call of a method or a function may change; tests and prints do not"
+    name = _owner(call)
+    if isinstance(call.func, ast.Attribute): return {name}
+    if re.match('test_|print|show', name or ''): return set()
+    return {_owner(a) for a in call.args}
+
+def _makes(tree):
+    "Names that a cell assigns, defines or changes"
+    made = set()
+    for n in _outside(tree):
+        if isinstance(n, (ast.FunctionDef,ast.ClassDef)): made.add(n.name)
+        elif isinstance(getattr(n, 'ctx', None), ast.Store): made.add(_owner(n))
+        elif isinstance(n, ast.Expr) and isinstance(n.value, ast.Call):
+            made |= _touched(n.value)
+    return made-{None}
+
+# %% ../nbs/50_course.ipynb #b3fa13ea
+def _assigned(tree):
+    "Names that get a new value on the cell's own lines, whatever they were before"
+    targets = [t for s in tree.body if isinstance(s, ast.Assign) for t in s.targets]
+    names = [n for t in targets for n in getattr(t, 'elts', [t])]
+    return {n.id for n in names if isinstance(n, ast.Name)}
+
+def _for_exercises(before, exercises):
+    "Of the cells `before`, those that the cells `exercises` rest on; none that export"
+    needed = _reads(compile('\n'.join(exercises), 'exercises', 'exec'))
+    kept = []
+    for source in reversed(before):
+        if re.search(r'^#\|\s*(export|slow|cuda)', source, re.M): continue
+        tree = ast.parse(source)
+        imports = any(isinstance(s, (ast.Import,ast.ImportFrom)) for s in tree.body)
+        if not imports and not _makes(tree) & needed: continue
+        kept.append(source)
+        needed = needed-_assigned(tree) | _reads(compile(tree, 'cell', 'exec'))
+    return kept[::-1]
+
 # %% ../nbs/50_course.ipynb #30f2004e
+def _sources(
+    nb, # A notebook, as read from its file
+    shell, # An IPython shell, which knows what `%` means
+    only_exercises # Without the cells that the exercises do not need
+): # Code, a text for each cell
+    "The code of a notebook's cells, as Python"
+    def code(cells):
+        source = [''.join(c['source']) for c in cells if c['cell_type']=='code']
+        return [shell.transform_cell(s) for s in source]
+    cells = nb['cells']
+    if not only_exercises: return code(cells)
+    text = [''.join(c['source'])*(c['cell_type']=='markdown') for c in cells]
+    start, = [i for i,t in enumerate(text) if re.search('^## Exercises', t, re.M)]
+    return _for_exercises(code(cells[:start]), code(cells[start:])) + code(cells[start:])
+
+# %% ../nbs/50_course.ipynb #4174c712
+def _exported(nb):
+    "All that the module of a notebook holds, by name; nothing if it makes none"
+    code = '\n'.join(''.join(c['source']) for c in nb['cells'])
+    name = re.search(r'^#\| default_exp (\S+)', code, re.M)
+    if not name: return {}
+    module = import_module(f'ganomaly_nb.{name[1]}')
+    return {k:v for k,v in vars(module).items() if k=='__version__' or k[:2]!='__'}
+
 def run_lesson(
-    path # The lesson, a notebook; one that is not there is taken from the package
+    path, # The lesson, a notebook; one that is not there is taken from the package
+    only_exercises:bool=False # Only the section `## Exercises` and what it rests on
 ):
     "Run a lesson quietly in this notebook, so that its exercises can be answered here"
     from IPython import get_ipython
@@ -79,22 +164,31 @@ def run_lesson(
     path = Path(path)
     if not path.exists(): path = stored(f'course/{path.name}')
     nb = json.loads(path.read_text(encoding='utf-8'))
-    code = [''.join(c['source']) for c in nb['cells'] if c['cell_type']=='code']
     exercises.clear()
+    if only_exercises:
+        os.chdir(path.parent)                               # where its results are
+        shell.user_ns.update(_exported(nb))
     with capture_output():
-        for source in code: exec(shell.transform_cell(source), shell.user_ns)
+        for source in _sources(nb, shell, only_exercises): exec(source, shell.user_ns)
         plt.close('all')
     score()
 
-def confirm_solutions():
-    "Of each exercise: an empty starter, all wrong answers refused, the last one right"
+# %% ../nbs/50_course.ipynb #39d9b629
+def confirm_solutions(
+    wrong:int=1, # How many wrong answers must have been tried, at least
+    right:int=1 # How many right answers come at the end
+):
+    "Of each exercise: an empty starter, all wrong answers refused, the last ones right"
     for k,e in exercises.items():
         found = f'found {e.outcomes}'
+        tried,last = e.outcomes[1:-right],e.outcomes[-right:]
         assert e.outcomes[:1]==[None], f'{k}: the starter should be empty, {found}'
         assert False in e.outcomes, f'{k}: no wrong answer was refused, {found}'
         assert e.solved, f'the solution was not accepted: {e.says}'
-        refused = all(o is False for o in e.outcomes[1:-1])
+        assert all(last), f'{k}: not each of {right} right answers was accepted, {found}'
+        refused = all(o is False for o in tried)
         assert refused, f'{k}: not every wrong answer was refused, {found}'
+        assert len(tried)>=wrong, f'{k}: {wrong} wrong answers are wanted, {found}'
     score()
 
 # %% ../nbs/50_course.ipynb #d97078a5

@@ -5,14 +5,15 @@
 # %% ../nbs/08d_drift.ipynb #a3000004
 from __future__ import annotations
 import pandas as pd
-from scipy.stats import ks_2samp
+from scipy.stats import betabinom, ks_2samp
 from fastai.basics import *
 from .checks import check_settings
 from .scoring import Calibration
 from .learner import AnomalyLearner
 
 # %% auto #0
-__all__ = ['presumed_normal', 'same_source', 'drift', 'how_often', 'changed', 'drift_warning', 'same_brightness']
+__all__ = ['presumed_normal', 'same_source', 'drift', 'how_often', 'changed', 'drift_warning', 'chance_of_alarms',
+           'same_brightness']
 
 # %% ../nbs/08d_drift.ipynb #a300000a
 def presumed_normal(
@@ -88,6 +89,16 @@ def drift_warning(
         return (f'drift? {odd} of {n} pictures are above the threshold: unless so many '
                 f'are abnormal, the promised rate of false alarms does not hold for them')
     return ''
+
+# %% ../nbs/08d_drift.ipynb #f17affcb
+def chance_of_alarms(
+    k:int, # False alarms
+    n:int, # New normals that were scored
+    cal:Calibration # The threshold
+)->float: # 0 to 1
+    "How likely `k` or more false alarms are, if new and held-out normals are alike"
+    above = int(cal.is_abnormal(cal.scores).sum())
+    return float(betabinom.sf(k-1, n, above+1, len(cal.scores)-above))
 
 # %% ../nbs/08d_drift.ipynb #a3000022
 def same_brightness(

@@ -519,11 +519,11 @@ def table_json(
 
 # %% ../nbs/08e_report.ipynb #1d4c831d
 def warning_html(
-    text:str # What `drift_warning` says
+    text:str # What there is to warn of
 )->str: # HTML; '' for ''
     "A box with a warning"
     if not text: return ''
-    return f'<p class="warning" role="note">{esc(f"Warning of {text}.")}</p>'
+    return f'<p class="warning" role="note">{esc(text)}</p>'
 
 def legend_html(
     cal # Calibration, or None
@@ -556,6 +556,9 @@ def page_html(
     files,scores = [r['file'] for r in good],[r['score'] for r in good]
     short = dict(zip(files, short_names(files)))
     table = drift(learn, scores, light_in(good)) if cal else None
+    drifted = drift_warning(table, scores, cal) if cal else ''
+    told = [line for line in card if line.startswith('WARNING')]    # of the training
+    if drifted: told.insert(0, f'Warning of {drifted}.')
     switch = '<label><input id="odd" type="checkbox"> abnormal only</label>'
     colours = dict(light=as_css(light_colours), dark=as_css(dark_colours))
     return page.substitute(
@@ -563,7 +566,7 @@ def page_html(
         style=string.Template(style).substitute(colours),
         script=string.Template(script).substitute(), version=__version__,
         switch=switch if cal else '',
-        warning=warning_html(drift_warning(table, scores, cal) if cal else ''),
+        warning=''.join(map(warning_html, told)),
         histogram=histogram(scores, cal and cal.scores, cal and cal.threshold),
         legend=legend_html(cal), left_out=left_out_html(rows),
         cards=''.join(card_html(r, c, short[r['file']]) for r,c in zip(odd, cards)),

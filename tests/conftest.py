@@ -35,3 +35,8 @@ def no_open_figures():
     "A figure that a test leaves open is no other test's concern"
     yield
     if 'matplotlib.pyplot' in sys.modules: sys.modules['matplotlib.pyplot'].close('all')
+
+
+def pytest_collection_modifyitems(items):
+    "What takes minutes comes first: at the end, no core waits for another"
+    items.sort(key=lambda i: 'slow' not in i.keywords and 'test_notebooks_run' not in i.name)

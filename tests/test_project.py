@@ -48,7 +48,7 @@ def test_notebook_as_stored(path):
     if not page: assert '## Summary' in source and '## Exercises' in source
 
 
-floors = {'nbs':('0[0-4]','0[5-9]','1[0-2]','1[3-9]','2','3[0-4]','3[5-9]','[4-8]','9|index'), 'nbs/course/solutions':('0[1-5]','0[6-9]')}
+floors = {'nbs':('0[0-4]','0[5-9]','10','1[12]','1[3-9]','2','3[0-4]','3[5-9]','[4-8]','9|index'), 'nbs/course/solutions':('0[1-5]','0[6-9]'), 'nbs/solutions':('0','[1-9]')}
 floors = [(folder,floor) for folder,those in floors.items() for floor in those]
 quick = '0[0-4]','0[5-9]','9|index' # the core of the package; `make test-all` runs the others, too
 
@@ -63,7 +63,7 @@ def test_each_notebook_runs_once():
 @pytest.mark.parametrize('folder, floor', [pytest.param(*o, marks=() if o[1] in quick else pytest.mark.slow) for o in floors])
 def test_notebooks_run(folder, floor, env):
     "nbdev's own tests: every notebook, top to bottom; on one thread, as several floors run at a time"
-    cmd = 'nbdev_test', '--path', folder, '--file_re', f'^({floor})', '--skip_folder_re', '^([_.]|course)', '--n_workers', '1', '--do_print'
+    cmd = 'nbdev_test', '--path', folder, '--file_re', f'^({floor})', '--skip_folder_re', '^([_.]|course|solutions)', '--n_workers', '1', '--do_print'
     out = run(*cmd, cwd=root, env={**env, 'OMP_NUM_THREADS':'1'})
     ran = {line.split('/')[-1] for line in out.splitlines() if line.startswith('- Completed')}
     assert ran=={p.name for p in notebooks if p.parent==root/folder and re.match(floor, p.name)}
