@@ -183,10 +183,20 @@ def about(page):
 
 # Reference
 
+def passed_on(obj):
+    "What the constructors of a class say of parameters, for one that passes them on to another: `{'held_out': 'Share of ...', ...}`"
+    cls = getattr(obj, '__self__', None)
+    if not isinstance(cls, type): return {}
+    said = [(k, v.docment) for n in vars(cls) if isroutine(f := getattr(cls, n)) for k,v in docments(f, full=True).items() if v.docment]
+    return dict(reversed(said))
+
 def describe(what, name, obj, lines, names, ps):
     "What autodoc shall say of an object: its docstring, its docments, and where it is made"
     lines[:] = [rst(l, names) for l in lines if what!='data'] # what stands there for a value is the docstring of its type
     docs = docments(obj, full=True) if isroutine(obj) or isinstance(obj, type) else {}
+    others = passed_on(obj)
+    for k,v in docs.items():
+        if k!='return' and not v.docment: v.docment = others.get(k)
     if any(v.docment for v in docs.values()): lines.append('')
     for k,v in docs.items():
         if v.docment and k not in ('self','cls'): lines.append(f':returns: {rst(v.docment, names)}' if k=='return' else f':param {k}: {rst(v.docment, names)}')

@@ -92,7 +92,8 @@ template = """{%- extends 'reveal/base.html.j2' -%}
 {%- block header -%}
 <!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ nb.metadata.title | escape }}</title>
+<title>{{ nb.metadata.title | escape }}</title><link rel="icon" href="data:,">
+<meta name="description" content="{{ nb.metadata.about | escape }}"><meta property="og:title" content="{{ nb.metadata.title | escape }}">
 <link rel="stylesheet" href="reveal/dist/reset.css"><link rel="stylesheet" href="reveal/dist/reveal.css"><link rel="stylesheet" href="reveal/dist/theme/white.css">
 {% for css in resources.inlining.css %}<style>{{ css }}</style>{% endfor %}
 <link rel="stylesheet" href="slides.css"></head>
@@ -112,8 +113,9 @@ def write(path, out):
     "Write the slides of the lesson `path` into the folder `out`"
     nb = nbformat.read(path, as_version=4)
     found = slides(nb.cells)
-    title = found[0].heading.lstrip('# ')
-    new = nbformat.v4.new_notebook(cells=[c for s in found for c in s.as_cells()], metadata={'title':title, 'language_info':{'name':'python', 'pygments_lexer':'python'}})
+    title = f"Slides: {found[0].heading.lstrip('# ')}"
+    about = f'The lecture of lesson {int(path.stem[:2])} in {len(found)} slides, with what to say'
+    new = nbformat.v4.new_notebook(cells=[c for s in found for c in s.as_cells()], metadata={'title':title, 'about':about, 'language_info':{'name':'python', 'pygments_lexer':'python'}})
     to = SlidesExporter(exclude_anchor_links=True, extra_loaders=[DictLoader({'lesson.html.j2':template})], template_file='lesson.html.j2')
     (out/f'{path.stem}.html').write_text(to.from_notebook_node(new)[0], encoding='utf-8')
 

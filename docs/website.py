@@ -29,7 +29,7 @@ def broken_links(site):
 
 def sitemap(site):
     "All pages inside the folder `site`, for search engines"
-    paths = sorted(p.relative_to(site).as_posix() for p in Path(site).rglob('*.html') if '_static' not in p.parts)
+    paths = sorted(p.relative_to(site).as_posix() for p in Path(site).rglob('*.html') if not {'_static','plugin'} & set(p.parts))
     urls = '\n'.join(f'<url><loc>{cfg.doc_host}{cfg.doc_baseurl}/{p}</loc></url>' for p in paths if p!='search.html')
     return f'<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{urls}\n</urlset>\n'
 
