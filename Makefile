@@ -23,7 +23,7 @@ demo: $(STAMP)       ## Train on scikit-learn's digits, print AUROCs, write plot
 
 PYTEST := OMP_NUM_THREADS=1 python -m pytest -q -n auto --dist worksteal tests --ignore=tests/browser
 
-test: $(STAMP)       ## In sync and clean, the core notebooks (00 to 09, 9x), all quick tests
+test: $(STAMP)       ## In sync and clean, the core notebooks (00 to 07, 9x), all quick tests
 	$(PYTEST) -m 'not slow'
 
 test-all: $(STAMP)   ## Everything that must hold, as in CI: lessons and result notebooks, too
