@@ -20,7 +20,8 @@ from .evaluation import *
 __all__ = ['scores_of', 'as_scorer', 'ask_in_parts', 'some_of', 'spread_of', 'Witness', 'finding', 'compare', 'check_repeat',
            'check_batch', 'check_order', 'check_others', 'with_threads', 'check_threads', 'copy_distances',
            'check_copies', 'qualities', 'label_chosen', 'check_threshold', 'same_auroc', 'check_reported',
-           'check_epoch', 'usual_mistakes', 'check_auroc', 'own_material', 'ask_questions', 'audit', 'leak_verdict']
+           'check_epoch', 'usual_mistakes', 'check_auroc', 'own_material', 'material', 'ask_questions', 'audit',
+           'leak_verdict']
 
 # %% ../nbs/07b_audit.ipynb #1818e811
 def scores_of(
@@ -392,6 +393,18 @@ def own_material(
     return known if cal is None else {**known, 'threshold':cal.threshold,
                                       'held_out':cal.scores}
 
+def material(
+    learn, # A trained learner; anything else is an error
+    train=None, # Training images that were passed; None: those of the learner
+    threshold=None, # A threshold that was passed, likewise
+    held_out=None # The scores that it comes from
+)->tuple: # images, labels, train, threshold, held_out
+    "What was passed, and for the rest what the learner knows"
+    own = own_material(learn)
+    if train is None: train = own['train']
+    if threshold is None: threshold,held_out = map(own.get, ('threshold','held_out'))
+    return own['images'],own['labels'],train,threshold,held_out
+
 # %% ../nbs/07b_audit.ipynb #34b9b5df
 def ask_questions(
     scorer:callable, # From images (N, ...) to scores (N,)
@@ -427,10 +440,8 @@ def audit(
     check_settings(n=n, tol=tol, seed=seed)
     if digits<1: raise ValueError(f'digits must be 1 or more, found {digits}')
     if images is None:
-        own = own_material(scorer)
-        images,labels = own['images'],own['labels']
-        if train is None: train = own['train']
-        if threshold is None: threshold,held_out = map(own.get, ('threshold','held_out'))
+        known = material(scorer, train, threshold, held_out)
+        images,labels,train,threshold,held_out = known
     scorer,images = as_scorer(scorer),as_array(images, 'images')
     y = check_labels(labels, len(images), 'labels').numpy()
     with no_random(seed): y,s = check_scores(y, scores_of(scorer, images))

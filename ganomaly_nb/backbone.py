@@ -9,7 +9,6 @@ from fastai.basics import *
 from fastai.vision.core import imagenet_stats
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
-from .scoring import *
 from .places import *
 from .controls import images_of
 

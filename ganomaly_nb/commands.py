@@ -28,10 +28,13 @@ from .drift import chance_of_alarms, drift, drift_warning, how_often
 from .report import by_score, light_in, write_report
 from .photographs import WindowDataLoaders, check_windows
 
+print_version = Param('Print the version', action='version') # an option of every command
+version_said = f'ganomaly_nb {__version__}'
+
 # %% auto #0
-__all__ = ['fail', 'one_line', 'on_terminal', 'note', 'show_progress', 'say', 'escaped_output', 'plain_warnings', 'console',
-           'check_out', 'find_checkpoint', 'read_folder', 'found_lines', 'check_training', 'start_training',
-           'EpochLines', 'run_training', 'rates', 'compare', 'model_card', 'write_model', 'read_card',
+__all__ = ['print_version', 'version_said', 'fail', 'one_line', 'on_terminal', 'note', 'show_progress', 'say', 'escaped_output',
+           'plain_warnings', 'console', 'check_out', 'find_checkpoint', 'read_folder', 'found_lines', 'check_training',
+           'start_training', 'EpochLines', 'run_training', 'rates', 'compare', 'model_card', 'write_model', 'read_card',
            'card_or_threshold', 'train_model', 'ganomaly_train', 'is_pickle', 'open_model', 'images_at', 'score_rows',
            'csv_text', 'leave_out', 'warn_of_drift', 'score_files', 'report_files', 'ganomaly_score', 'recalibrate',
            'ganomaly_calibrate', 'demo_digit', 'best_control', 'demo_row', 'plot_demo', 'check_demo', 'run_demo',
@@ -383,7 +386,7 @@ def ganomaly_train(
     w_con:float=50, # Weight of the contextual loss
     w_enc:float=1, # Weight of the encoder loss
     norm:str='code', # Distances of the authors' code, or of the paper
-    score:str='l1', # l1, mse, mahalanobis, activations or neighbours
+    score:str='l1', # l1, mse, mahalanobis, activations, neighbours or places
     held_out:float=None, # Share of the normals set aside; .05, or what --fpr needs
     fpr:float=0.05, # Rate of false alarms
     patience:int=None, # Stop after so many epochs without a lower held-out loss
@@ -393,8 +396,7 @@ def ganomaly_train(
     resume:store_true=False, # Go on with a training that was stopped
     skip_errors:store_true=False, # Leave out unreadable images instead of stopping
     overwrite:store_true=False, # Replace `out`, and begin anew if it was stopped
-    # print the version and stop
-    version:Param('Print the version', action='version')=f'ganomaly_nb {__version__}'
+    version:print_version=version_said # Print the version and stop
 ):
     "Train GANomaly on a folder of normal images and write a model with its threshold"
     with console(): train_model(Namespace(**locals()))
@@ -535,8 +537,7 @@ def ganomaly_score(
     overwrite:store_true=False, # Replace the report in `out`
     trust_pickle:store_true=False, # Open a pickle, which can run any code
     card:store_true=False, # Print what the model was made of and what it is worth
-    # print the version and stop
-    version:Param('Print the version', action='version')=f'ganomaly_nb {__version__}'
+    version:print_version=version_said # Print the version and stop
 ):
     "Score an image, or the images of a folder: CSV on standard output, or a report"
     with console():
@@ -574,8 +575,7 @@ def ganomaly_calibrate(
     fpr:float=None, # Rate of false alarms; as before if not given
     overwrite:store_true=False, # Replace `out`
     trust_pickle:store_true=False, # Open a pickle, which can run any code
-    # print the version and stop
-    version:Param('Print the version', action='version')=f'ganomaly_nb {__version__}'
+    version:print_version=version_said # Print the version and stop
 ):
     "Write a model with a new threshold, set by fresh normal images"
     with console():
@@ -701,8 +701,7 @@ def ganomaly_demo(
     epochs:int=10, # Epochs for each digit
     digits:str='0123456789', # Which digits take their turn as the anomaly
     seed:int=0, # Of weights, splits and batches
-    # print the version and stop
-    version:Param('Print the version', action='version')=f'ganomaly_nb {__version__}'
+    version:print_version=version_said # Print the version and stop
 ):
     "Train GANomaly on scikit-learn's digits, print AUROCs, write plots"
     with console():
@@ -770,8 +769,7 @@ def ganomaly_experiment(
     path:Path=None, # Where the data are
     weights:Path=None, # Folder of trained weights, kept for other scores
     retry:store_true=False, # Run failed experiments again
-    # print the version and stop
-    version:Param('Print the version', action='version')=f'ganomaly_nb {__version__}'
+    version:print_version=version_said # Print the version and stop
 ):
     "Run a grid of experiments, or the rest of it"
     from ganomaly_nb.experiments import failures, run_grid # from a floor above

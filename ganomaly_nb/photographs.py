@@ -279,6 +279,7 @@ class WindowDataLoaders(AnomalyDataLoaders):
         return dict(loaders='ganomaly_nb.photographs:WindowDataLoaders',
                     windows=self.windows, worst=self.worst)
 
+# %% ../nbs/08a_photographs.ipynb #62ae2212
 @patch(cls_method=True)
 def from_sets(cls:WindowDataLoaders,
     train:ImageSet, # Normals, an `ImageSet` of `Pictures`

@@ -5,7 +5,6 @@
 # %% ../nbs/04a_places.ipynb #d0dbe941
 from __future__ import annotations
 from fastai.basics import *
-from .checks import check_settings
 from .scoring import *
 
 # %% auto #0

@@ -21,12 +21,12 @@ from .maps import *
 from .drift import drift, drift_warning
 
 # %% auto #0
-__all__ = ['columns', 'ours', 'light_colours', 'dark_colours', 'style', 'script', 'page', 'stamp', 'as_rows', 'by_score',
-           'light_in', 'safe_cell', 'rows_as_csv', 'model_digest', 'read_lines', 'add_lines', 'sweep', 'open_folder',
-           'still_true', 'score_into', 'overlay', 'place_of', 'thumbnail', 'as_picture', 'read_again', 'write_maps',
-           'bars', 'edges_of', 'distribution_in_words', 'histogram', 'as_css', 'esc', 'card_html', 'drift_html',
-           'summary_of', 'short_names', 'table_json', 'warning_html', 'legend_html', 'left_out_html', 'page_html',
-           'write_report']
+__all__ = ['columns', 'ours', 'light_colours', 'dark_colours', 'style', 'script', 'top_of_page', 'rest_of_page', 'page', 'stamp',
+           'as_rows', 'by_score', 'light_in', 'safe_cell', 'rows_as_csv', 'model_digest', 'read_lines', 'add_lines',
+           'sweep', 'open_folder', 'still_true', 'score_into', 'overlay', 'place_of', 'thumbnail', 'as_picture',
+           'read_again', 'write_maps', 'bars', 'edges_of', 'distribution_in_words', 'histogram', 'as_css', 'esc',
+           'card_html', 'drift_html', 'summary_of', 'short_names', 'table_json', 'warning_html', 'legend_html',
+           'left_out_html', 'page_html', 'write_report']
 
 # %% ../nbs/08e_report.ipynb #a4000009
 def stamp(
@@ -289,6 +289,7 @@ def distribution_in_words(
     n = int((scores>threshold).sum())
     return f'{words}; {n} lie above the threshold of {threshold:.4g}'
 
+# %% ../nbs/08e_report.ipynb #aa1c2297
 def histogram(
     scores, # Of the new pictures (N,)
     held_out=None, # Of the held-out normals (n,)
@@ -342,7 +343,10 @@ svg{width:100%;max-width:46rem;display:block;overflow:visible}
 .new{fill:var(--link);opacity:.75} .threshold{stroke:var(--alarm);stroke-width:2}
 .key{display:inline-block;width:.9em;height:.9em;border-radius:2px;margin:0 .3em}
 .filters{display:flex;flex-wrap:wrap;gap:.6rem 1.5rem;align-items:center;
-  position:sticky;top:0;background:var(--page);padding:.6rem 0;z-index:1}
+  position:sticky;top:0;background:var(--page);padding:.6rem 0;z-index:1}'''
+
+# %% ../nbs/08e_report.ipynb #e78f7d33
+style += '''
 input,button{font:inherit;color:inherit;background:var(--card);border:1px solid
   var(--quiet);border-radius:.3rem;padding:.35rem .6rem}
 input[type=checkbox]{width:1.2rem;height:1.2rem;vertical-align:middle}
@@ -370,7 +374,10 @@ let shown = 100
 function wanted(name, flag) {
   return (!odd || !odd.checked || flag == 1) && name.toLowerCase().includes(
     search.value.toLowerCase())
-}
+}'''
+
+# %% ../nbs/08e_report.ipynb #f2c2a7da
+script += '''
 function draw() {
   for (const c of cards) c.hidden = !wanted(c.dataset.file, c.dataset.flag)
   const some = rows.filter(r => wanted(r[0], r[3]))
@@ -397,7 +404,7 @@ draw()
 '''
 
 # %% ../nbs/08e_report.ipynb #a400002c
-page = string.Template('''<!DOCTYPE html>
+top_of_page = '''<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -419,7 +426,10 @@ $histogram
 $switch
 <span id="count" role="status" aria-live="polite"></span></div>
 <ol class="cards">$cards</ol></section>
-<section aria-labelledby="all"><h2 id="all">All pictures</h2>
+'''
+
+# %% ../nbs/08e_report.ipynb #8029022c
+rest_of_page = '''<section aria-labelledby="all"><h2 id="all">All pictures</h2>
 <noscript><p>The table needs JavaScript; all rows are in scores.csv, too.</p></noscript>
 <div class="wide" tabindex="0" role="region" aria-labelledby="all">
 <table><thead><tr><th scope="col">file</th><th scope="col" class="n">score</th>
@@ -436,7 +446,8 @@ threshold?</h2>$drift</section>
 <script>$script</script>
 </body>
 </html>
-''')
+'''
+page = string.Template(top_of_page+rest_of_page)
 
 # %% ../nbs/08e_report.ipynb #a400002e
 def esc(

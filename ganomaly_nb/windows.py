@@ -198,6 +198,10 @@ def item_names(
     "What messages call pictures"
     return [o if _is_path(o) else call.format(i) for i,o in enumerate(items)]
 
+def _naming(e, name):
+    "The error itself if it names the picture, else one that does"
+    return e if name in str(e) else ValueError(f'{name}: {e}')
+
 # %% ../nbs/08_windows.ipynb #370356f8
 def read_pictures(
     items:list, # Paths, or anything else that `load_image` takes
@@ -223,10 +227,8 @@ def read_pictures(
         found = next(stored) if _is_path(o) else None
         try: x,before = found or load_picture(o, **how)
         except (ValueError,OSError) as e:
-            name = str(names[i])
-            if on_error=='skip': x,before,bad[i] = None,None,str(e)
-            elif name in str(e): raise
-            else: raise ValueError(f'{name}: {e}') from None
+            if on_error=='raise': raise _naming(e, str(names[i])) from None
+            x,before,bad[i] = None,None,str(e)
         pictures.append(x)
         sizes.append(before)
     return pictures,sizes,bad

@@ -63,7 +63,7 @@ for c in json.loads(Path(sys.argv[1]).read_text(encoding='utf-8'))['cells']:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('notebook', ['course/01_one_class','course/10_instructor','05_learner','31_mnist'])
+@pytest.mark.parametrize('notebook', ['course/01_one_class','course/solutions/01_one_class','course/10_instructor','05_learner','23_xray_results','31_mnist'])
 def test_a_notebook_runs_alone(notebook, wheel, tmp_path, env):
     "Downloaded into an empty folder, where only the wheel is installed"
     lib,here = tmp_path/'lib',tmp_path/'here'
