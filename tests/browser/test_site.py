@@ -28,6 +28,11 @@ def url(browser):
     server.shutdown()
 
 
+def pages():
+    "Paths of all pages of the site; what lies in a library's own folders is none"
+    paths = [p.relative_to(site) for p in site.rglob('*.html')]
+    return sorted(p.as_posix() for p in paths if not {'_static','plugin'} & set(p.parts))
+
 @pytest.fixture
 def visit(page, url):
     "Open a page of the site; bad requests are added to the errors"
@@ -56,7 +61,7 @@ look = """() => {
 def test_every_page(visit):
     "No horizontal scroll, no missing image, words for each image, no code cut, formulas drawn, a description, no error in the console, nothing from another host"
     bad = {}
-    for path in sorted(p.relative_to(site).as_posix() for p in site.rglob('*.html') if not {'_static','plugin'} & set(p.parts)):
+    for path in pages():
         page = visit(path)
         for size in (desk, phone):
             page.set_viewport_size(size)
@@ -182,8 +187,9 @@ def test_gallery(visit):
 
 
 def test_sitemap(visit):
-    paths = {p.relative_to(site).as_posix() for p in site.rglob('*.html') if '_static' not in p.parts}-{'search.html'}
-    assert (site/'sitemap.xml').read_text().count('<loc>')==len(paths)
+    paths = set(pages())-{'search.html'}
+    found = re.findall(r'<loc>(.*?)</loc>', (site/'sitemap.xml').read_text())
+    assert len(found)==len(paths) and all(any(f.endswith(f'/{p}') for f in found) for p in paths)
 
 
 def test_dark(visit):
