@@ -43,6 +43,7 @@ def fit_to(
     height,width = size = sides(size)
     h,w = scaled_sides(tuple(x.shape[-2:]), size, check_fit(fit))
     x = resize(x, [h,w], antialias=True)
+    if (h,w)==size: return x
     top,left = abs(height-h)//2,abs(width-w)//2
     if fit=='crop': return x[..., top:top+height, left:left+width].contiguous()
     return pad(x, [left, top, width-w-left, height-h-top])
