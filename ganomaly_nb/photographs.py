@@ -10,7 +10,7 @@ from PIL import ExifTags, Image
 from fastai.basics import *
 from .checks import check_nc, check_settings, check_size
 from .images import find_white, load_image
-from .batches import check_labels
+from .batches import array_pixels, check_labels
 from .windows import (Windows, heat_map, item_names, read_pictures,
                                  window_boxes)
 from .data import *
@@ -294,7 +294,10 @@ def from_sets(cls:WindowDataLoaders,
     path='.', # Where a `Learner` keeps its files
     device=None # Where batches are made; None: the GPU if there is one
 )->WindowDataLoaders: # The three loaders
-    "Loaders from three sets; raises `ValueError` if they do not go together"
+    "Loaders from three sets; raises an error if they do not go together"
+    if not isinstance(train.images, Pictures):
+        raise TypeError('windows are cut from pictures: use from_folder, '
+                        'from_class_folders, from_arrays or from_pictures')
     sets = [PictureSet(o.images, o.y, o.items, o.idxs, o.stats, windows, worst)
             for o in (train,valid,test)]
     sets[2].masks = test.masks
@@ -401,6 +404,32 @@ def from_pictures(cls:WindowDataLoaders,
     read = partial(read_all, size=size, nc=check_nc(nc), cache=cache, white=white)
     train,_ = read(list(x_train), names=item_names(x_train, 'x_train[{}]'))
     test,_ = read(list(x_test), names=item_names(x_test, 'x_test[{}]'))
+    return cls.from_normals(train, test, y, picture_digests, white=white, windows=windows,
+                            worst=worst, **kwargs)
+
+# %% ../nbs/08a_photographs.ipynb #f0bf613e
+@patch(cls_method=True)
+@delegates(AnomalyDataLoaders.from_normals, keep=True,
+           but=['train','test','y','digests','fit'])
+def from_arrays(cls:WindowDataLoaders,
+    x_train, # Normals (N, H, W), (N, H, W, C) or (N, C, H, W): bytes, [0, 1], 16 bits
+    x_test=None, # Test pictures; None: none
+    y_test=None, # Their labels: 0 normal, 1 abnormal
+    size:int=64, # Side of the windows in pixels
+    windows:int=32, # From one window to the next, in pixels
+    worst:int=1, # How many of the worst windows make the score of a picture
+    layout:str|None=None, # 'CHW' or 'HWC': where the channels are; None: found
+    white:int|None=None, # The value that is white, for more than 8 bits; None: found
+    **kwargs
+)->WindowDataLoaders: # The loaders
+    "Loaders of windows of pictures of one size, in memory"
+    check_windows(size, windows, worst)
+    check_settings(white=white)
+    n_test = 0 if x_test is None else len(x_test)
+    y = check_labels([] if y_test is None else y_test, n_test, 'y_test')
+    train,test,white = array_pixels(x_train, x_test, layout, white)
+    train,test = [Pictures(list(o), [tuple(o.shape[2:])]*len(o), size, o.shape[1])
+                  for o in (train,test)]
     return cls.from_normals(train, test, y, picture_digests, white=white, windows=windows,
                             worst=worst, **kwargs)
 
