@@ -33,13 +33,14 @@ settings_table = {
     **dict.fromkeys(['lr','search_lr','contrast'], positive),
     **dict.fromkeys(['w_adv','w_con','w_enc','d_min','blur'], not_below_zero),
     **dict.fromkeys(['held_out','beta','alpha','lam','tol','inside'], share),
-    **dict.fromkeys(['fpr','level'], rate),
+    **dict.fromkeys(['fpr','level','normalise'], rate),
     **dict.fromkeys(['seed','split_seed'], random_seed),
     'white': (whole, 1, False, 65535),
     'px_per_cm': (number, .5, False, 100),
     'photons': (number, 1, False, no_limit),
 }
-below_one = 'held_out','fpr','beta','level','tol' # stay below their largest value
+# these stay below their largest value
+below_one = 'held_out','fpr','beta','level','tol','normalise'
 
 # %% ../nbs/91_checks.ipynb #da0112b8
 def expected(
@@ -65,7 +66,7 @@ def is_allowed(
     return value<high if name in below_one else value<=high
 
 # %% ../nbs/91_checks.ipynb #94829228
-may_be_none = 'n_train','n_test','white','lr','memory'
+may_be_none = 'n_train','n_test','white','lr','memory','normalise'
 
 def check_settings(
     **settings # Names of `settings_table` with values; None passes for `may_be_none`

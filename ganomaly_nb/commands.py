@@ -201,7 +201,7 @@ def check_training(
     check_nc(s.nc)
     check_fit(s.fit)
     check_settings(epochs=s.epochs, nz=s.nz, nf=s.nf, lr=s.lr, fpr=s.fpr, seed=s.seed,
-                   white=s.white)
+                   white=s.white, normalise=s.normalise)
     may_miss = dict(bs=s.bs, held_out=s.held_out, patience=s.patience, threads=s.threads)
     check_settings(**{k:v for k,v in may_miss.items() if v is not None})
     GANomalyLoss(s.w_adv, s.w_con, s.w_enc, s.norm)
@@ -226,7 +226,8 @@ def start_training(
     conformal_threshold(torch.zeros(len(dls.valid.dataset)), s.fpr) # enough of them?
     learn = ganomaly_learner(dls, nz=s.nz, nf=s.nf, lr=s.lr, w_adv=s.w_adv,
                              w_con=s.w_con, w_enc=s.w_enc, norm=s.norm, score=s.score,
-                             seed=s.seed, path=Path(s.out).resolve().parent)
+                             normalise=s.normalise, seed=s.seed,
+                             path=Path(s.out).resolve().parent)
     return learn.to_bf16() if s.bf16 else learn
 
 # %% ../nbs/09_commands.ipynb #09c00014
@@ -386,6 +387,7 @@ def ganomaly_train(
     w_con:float=50, # Weight of the contextual loss
     w_enc:float=1, # Weight of the encoder loss
     norm:str='code', # Distances of the authors' code, or of the paper
+    normalise:float=None, # Brightness, 0 to 1, of all pictures; none: as they are
     score:str='l1', # l1, mse, mahalanobis, activations, neighbours or places
     held_out:float=None, # Share of the normals set aside; .05, or what --fpr needs
     fpr:float=0.05, # Rate of false alarms

@@ -12,8 +12,7 @@ from .scoring import Calibration
 from .learner import AnomalyLearner
 
 # %% auto #0
-__all__ = ['presumed_normal', 'same_source', 'drift', 'how_often', 'changed', 'drift_warning', 'chance_of_alarms',
-           'same_brightness']
+__all__ = ['presumed_normal', 'same_source', 'drift', 'how_often', 'changed', 'drift_warning', 'chance_of_alarms']
 
 # %% ../nbs/08d_drift.ipynb #a300000a
 def presumed_normal(
@@ -99,15 +98,3 @@ def chance_of_alarms(
     "How likely `k` or more false alarms are, if new and held-out normals are alike"
     above = int(cal.is_abnormal(cal.scores).sum())
     return float(betabinom.sf(k-1, n, above+1, len(cal.scores)-above))
-
-# %% ../nbs/08d_drift.ipynb #a3000022
-def same_brightness(
-    images:Tensor, # uint8 (N, C, H, W)
-    brightness:float=.3 # That all shall have, between 0 and 1
-)->Tensor: # uint8, the same shape
-    "Multiply each image so that all have one brightness, as far as white allows"
-    if not 0<brightness<1:
-        raise ValueError(f'brightness must lie between 0 and 1, found {brightness}')
-    x = images.float()
-    mean = x.flatten(1).mean(1).clamp_min(1).reshape(-1,1,1,1)
-    return (x*(255*brightness/mean)).round().clamp(0, 255).to(torch.uint8)

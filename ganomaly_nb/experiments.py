@@ -80,7 +80,8 @@ def model_options(
 )->dict: # Names and default values
     "The options of a model's learner that belong to an experiment: its own, not fastai's"
     of_fastai = {*inspect.signature(Learner.__init__).parameters} - {'lr'}
-    return defaults(models[model], but={*of_fastai,'score','seed','memory'})
+    return defaults(models[model],
+                    but={*of_fastai,'score','seed','memory','normalise'})
 
 # %% ../nbs/30_experiments.ipynb #0450eae8
 choices = dict(model=models, data=sources, stats=pixel_stats,

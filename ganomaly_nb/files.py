@@ -212,9 +212,12 @@ def read_state(
         changed = [k for k,t in tensors.items() if sums[k]!=checksum(t).item()]
         if changed:
             raise ValueError(f'{file} is damaged: {changed[0]} is not what was written')
-        return unpack(about['state'], tensors)
+        packed = about['state']
     except (KeyError,TypeError,AttributeError,RecursionError) as e:
         raise ValueError(f'{file} is damaged: its header lacks {e}') from None
+    try: return unpack(packed, tensors)
+    except Exception as e: # a letter may have changed anywhere
+        raise ValueError(f'{file} is damaged: {type(e).__name__}: {e}') from None
 
 # %% ../nbs/95_files.ipynb #93000061
 not_kept = ('dls','cbs','path','model_dir','metrics','splitter','opt_func','seed',

@@ -31,7 +31,7 @@ _all_ = ['CheckpointCallback', 'ResumeCallback','set_all_seeds']
 
 # %% auto #0
 __all__ = ['AnomalyLearner', 'check_same_images', 'check_held_out', 'check_metric', 'check_validation', 'anomaly_learner',
-           'ganomaly_learner', 'show_rows', 'load_exported', 'check_light', 'rebuild', 'load_model',
+           'check_half', 'ganomaly_learner', 'show_rows', 'load_exported', 'check_light', 'rebuild', 'load_model',
            'CheckpointCallback', 'ResumeCallback', 'set_all_seeds']
 
 # %% ../nbs/05_learner.ipynb #b5c3763f
@@ -351,6 +351,16 @@ def anomaly_learner(
     learn.pending_seed = seed
     return learn
 
+# %% ../nbs/05_learner.ipynb #c44d4e6d
+def check_half(
+    dls:AnomalyDataLoaders # Of the images
+):
+    "Raise `ValueError` unless -1 is black and 1 is white"
+    found = tuple(dls.train.dataset.stats)
+    if found!=(.5,.5):
+        raise ValueError('normalise needs stats=(.5, .5), from black to white, '
+                         f'found {found}')
+
 # %% ../nbs/05_learner.ipynb #70ae67dc
 @rebuildable('ganomaly_nb.learner:ganomaly_learner')
 @delegates(anomaly_learner, but=['arch','loss_func','score_func','splitter'])
@@ -368,16 +378,19 @@ def ganomaly_learner(
     lr:float=2e-4, # Of Adam. The paper prints 2e-3; every version of its code has 2e-4
     cbs=None, # More callbacks
     metrics=None, # Of scores and labels of held-out normals; not with a fitted score
+    normalise:float|None=None, # Brightness that all images shall have; None: their own
     **kwargs
 )->AnomalyLearner: # Ready to `fit`
     "A fastai `Learner` that trains GANomaly and predicts anomaly scores"
-    check_settings(nz=nz, w_adv=w_adv, w_con=w_con, w_enc=w_enc)
+    check_settings(nz=nz, w_adv=w_adv, w_con=w_con, w_enc=w_enc, normalise=normalise)
+    if normalise is not None: check_half(dls)
     if hasattr(make_score(None, score, memory), 'fitted') and metrics:
         raise ValueError(f'score={score!r} is fitted after training: no metrics with it')
     loss = GANomalyLoss(w_adv, w_con, w_enc, norm)
     cbs = [GANomalyCallback(), *L(cbs)]
     learn = anomaly_learner(dls, GANomaly, loss, None, nz, nf, n_extra, lr, cbs,
                             metrics=metrics, splitter=ganomaly_splitter, **kwargs)
+    learn.model.normalise = normalise
     learn.scorer.score_func = make_score(learn.model, score, memory)
     return learn
 

@@ -11,7 +11,7 @@ from .checks import check_settings, check_size, n_halvings, sides
 
 # %% auto #0
 __all__ = ['conv', 'convt', 'check_shape', 'feature_shape', 'Encoder', 'Decoder', 'Generator', 'Discriminator', 'init_weights',
-           'call_constant', 'GANomaly']
+           'call_constant', 'GANomaly', 'same_brightness']
 
 # %% ../nbs/01_networks.ipynb #37230f38
 def conv(
@@ -206,6 +206,7 @@ def call_constant(
 @delegates(Encoder)
 class GANomaly(nn.Module):
     "Generator and discriminator, initialised as DCGAN"
+    normalise = None # The brightness that all images are brought to, if any
     def __init__(self, size=32, nz=100, nc=1, nf=64, n_extra=0):
         super().__init__()
         self.args = dict(size=check_size(size), nz=nz, nc=nc, nf=nf, n_extra=n_extra)
@@ -219,12 +220,30 @@ class GANomaly(nn.Module):
         "The discriminator's last convolutional features"
         return self.discriminator.features(x)
 
+# %% ../nbs/01_networks.ipynb #9155ce2b
+def same_brightness(
+    x:Tensor, # Images (N, nc, height, width) in [-1, 1], from black to white
+    brightness:float # Mean that all shall have, above 0 (black) and below 1 (white)
+)->Tensor: # The same shape
+    "Multiply each image so that all have one brightness, as far as white allows"
+    light = (x+1)/2
+    mean = light.mean((1,2,3), keepdim=True).clamp_min(1/255)
+    return (light*brightness/mean).clamp(0, 1)*2-1
+
+@patch
+def prepare(self:GANomaly,
+    x:Tensor # Images (N, nc, height, width)
+)->Tensor: # The same shape
+    "Images as the networks see them"
+    return x if self.normalise is None else same_brightness(x, self.normalise)
+
 # %% ../nbs/01_networks.ipynb #0d453e04
 @patch
 def forward(self:GANomaly,
     x:Tensor # Images (N, nc, height, width)
 )->tuple: # (x, x_hat, z, z_hat), and in training f(x), f(x_hat), D(x), D(x_hat) too
     "Rebuild `x`; in training, also ask the discriminator"
+    x = self.prepare(x)
     x_hat,z,z_hat = self.generator(x)
     if not self.training: return x,x_hat,z,z_hat
     D = self.discriminator

@@ -22,11 +22,10 @@ def normal_groups(
     seed:int=0 # Of k-means
 )->tuple: # The cluster of each training normal and of each held-out normal, two arrays
     "Clusters of the directions of the codes, by scikit-learn's `KMeans`"
-    encoder = get_model(learn.model).generator.encoder1
-    directions = []
+    model,directions = get_model(learn.model),[]
     for d in (learn.dls.train.dataset, learn.dls.valid.dataset):
         dl = learn.dls.train.new(d, shuffle=False, drop_last=False)
-        with evaluating(encoder) as e: z = torch.cat([e(b[0]).float() for b in dl])
+        with evaluating(model) as m: z = torch.cat([m(b[0])[2].float() for b in dl])
         directions.append(F.normalize(z, dim=1).cpu().numpy())
     train,held_out = directions
     means = KMeans(n, n_init=3, random_state=seed).fit(train)

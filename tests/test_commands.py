@@ -78,6 +78,7 @@ bad_settings = dict(
     norm=('l1', '', 'Paper'), score=('l2', '', 'L1', 'neighbour'),
     held_out=(-.1, 1., 1.5, nan, 0., .01), fpr=(0., 1., -.1, 1.1, nan, .01),
     seed=(-1, 2**32), white=(0, -1, 65536), normal=('schlecht', ''), fit=('fill', ''), patience=(0, -1), threads=(0, -2),
+    normalise=(0., 1., -.1, 1.5, nan),
 )
 
 
@@ -213,7 +214,7 @@ def test_the_seed_is_that_of_weights_and_split(parts, tmp_path, learners):
     assert held_out[0]==held_out[1]!=held_out[2]
 
 
-options = dict(w_adv=2., w_con=9., w_enc=3., norm='paper', score='mse', nz=5, nf=6)
+options = dict(w_adv=2., w_con=9., w_enc=3., norm='paper', score='mse', nz=5, nf=6, normalise=.4)
 
 def test_options_reach_the_model(parts, tmp_path):
     out = tmp_path/'m.safetensors'

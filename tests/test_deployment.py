@@ -38,9 +38,9 @@ def file(learn, tmp_path_factory): return learn.export_onnx(tmp_path_factory.mkt
 def images(dls): return dls.test.dataset[range(len(dls.test.dataset))][0]
 
 
-def with_score(learn, score):
+def with_score(learn, score, **kwargs):
     "A learner of another score with the same weights, and its threshold"
-    other = ganomaly_learner(learn.dls, nz=6, nf=8, score=score)
+    other = ganomaly_learner(learn.dls, nz=6, nf=8, score=score, **kwargs)
     other.model.load_state_dict(learn.model.state_dict())
     other.calibrate()
     return other
@@ -78,6 +78,16 @@ def test_ties_and_ends(learn, images):
     assert found['is_abnormal'].equal(s>s[2]) and found['is_abnormal'].any()
     assert found['p_value'].sort().values.tolist()==pytest.approx([2/6,3/6,4/6,5/6,1])
     assert scorer.decode(torch.tensor([-5.,0,5])).tolist()==[0,.5,1]
+
+
+def test_same_brightness(learn, images, tmp_path):
+    "Pictures of one brightness: the choice is in the file, and half the light makes no difference"
+    other = with_score(learn, 'neighbours', normalise=.3)
+    session = onnxruntime.InferenceSession(other.export_onnx(tmp_path/'m.onnx'))
+    found = run(session, images)
+    check_same(found, other, images)
+    assert (run(session, images//2)['score']-found['score']).abs().mean()<.02*found['score'].mean()
+    assert not np.allclose(found['score'], run(onnxruntime.InferenceSession(learn.export_onnx(tmp_path/'l.onnx')), images)['score'], atol=1e-2)
 
 
 def test_onnx(learn, images, file):
