@@ -184,7 +184,7 @@ def training_digest(
 # %% ../nbs/30_experiments.ipynb #e6eea345
 def about(
 )->dict: # device, threads, versions, date
-    "Where and when: what belongs into a row and is no setting"
+    "Where and when: what belongs in a row and is no setting"
     device = default_device()
     return dict(
         device=torch.cuda.get_device_name() if device.type=='cuda' else device.type,
