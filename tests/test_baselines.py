@@ -1,4 +1,4 @@
-"One set of tests for every learner: GANomaly and the three models that it is compared with."
+"One set of tests for every learner: GANomaly and the models that it is compared with."
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -11,8 +11,10 @@ from ganomaly_nb.evaluation import AnomalyInterpretation, TestAUROCMonitorOnly, 
 from ganomaly_nb.baselines.vae import vae_learner
 from ganomaly_nb.baselines.anogan import anogan_learner
 from ganomaly_nb.baselines.egbad import egbad_learner
+from ganomaly_nb.baselines.fanogan import fanogan_learner
 
-learners = dict(ganomaly=ganomaly_learner, activations=partial(ganomaly_learner, score='activations'), vae=vae_learner, anogan=partial(anogan_learner, steps=60), egbad=egbad_learner)
+learners = dict(ganomaly=ganomaly_learner, activations=partial(ganomaly_learner, score='activations'), vae=vae_learner, anogan=partial(anogan_learner, steps=60), egbad=egbad_learner,
+                fanogan=fanogan_learner)
 
 
 def make(name, seed=0, epochs=1, n_train=None, abnormal=0, nf=8, **kwargs):

@@ -88,10 +88,10 @@ def izi_f(
     def mse(a, b): return (a-b).float().square().flatten(1).mean(1)
     return mse(x, x_hat),mse(f, f_hat)
 
-# %% ../../nbs/16_fanogan.ipynb #bf9e3e40
+# %% ../../nbs/16_fanogan.ipynb #d5191dc7
 class FAnoGANLoss(NamedLoss):
-    "Losses of the game, `g`, `d_real`, `d_fake`, `penalty`, and of E, `img` and `feat`"
-    names = 'g','d_real','d_fake','penalty','img','feat'
+    "Losses of the game, `g` and three `d_...`, and of the encoder, `img` and `feat`"
+    names = 'g','d_real','d_fake','d_penalty','img','feat'
     def __init__(self,
         kappa:float=1. # Weight of the features
     ):
