@@ -1,18 +1,20 @@
-"One set of tests for every learner: GANomaly and the three models that it is compared with."
+"One set of tests for every learner: GANomaly and the models that it is compared with."
 import tempfile
 from functools import partial
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pytest, torch
-from fastai.basics import set_seed, load_learner
+from fastai.basics import Callback, CancelFitException, set_seed, load_learner
 from fastai.callback.all import CSVLogger, GradientClip
 from ganomaly_nb.data import AnomalyDataLoaders, ImageSet
-from ganomaly_nb.learner import ganomaly_learner, load_exported
+from ganomaly_nb.learner import CheckpointCallback, ganomaly_learner, load_exported
 from ganomaly_nb.evaluation import AnomalyInterpretation, TestAUROCMonitorOnly, auroc
 from ganomaly_nb.baselines.vae import vae_learner
 from ganomaly_nb.baselines.anogan import anogan_learner
 from ganomaly_nb.baselines.egbad import egbad_learner
+from ganomaly_nb.baselines.fanogan import fanogan_learner
 
-learners = dict(ganomaly=ganomaly_learner, activations=partial(ganomaly_learner, score='activations'), vae=vae_learner, anogan=partial(anogan_learner, steps=60), egbad=egbad_learner)
+learners = dict(ganomaly=ganomaly_learner, activations=partial(ganomaly_learner, score='activations'), vae=vae_learner, anogan=partial(anogan_learner, steps=60), egbad=egbad_learner,
+                fanogan=fanogan_learner)
 
 
 def make(name, seed=0, epochs=1, n_train=None, abnormal=0, nf=8, **kwargs):
@@ -169,3 +171,28 @@ def test_bad_input(name):
     poisoned.loss_func = nan
     with poisoned.no_bar(), poisoned.no_logging(), pytest.raises(FloatingPointError, match='loss=nan'): poisoned.fit(1)
     assert torch.equal(weights(poisoned), w)
+
+
+def test_two_phases(tmp_path):
+    "f-AnoGAN's encoder stays while the game is played, the others while it learns; the same bits after a stop in the second phase"
+    def sums(learn): return {n:sum(t.double().sum().item() for t in m.state_dict().values()) for n,m in learn.model.named_children()}
+    class Watch(Callback):
+        only_looks = True
+        def before_fit(self): self.sums = [sums(self.learn)]
+        def after_epoch(self): self.sums.append(sums(self.learn))
+    class Stop(Callback):
+        only_looks = True
+        def before_epoch(self):
+            if self.epoch==3: raise CancelFitException
+    dls = AnomalyDataLoaders.from_digits(held_out=.1, bs=32, n_train=96)
+    def fit(seed=0, epochs=4, **kwargs):
+        learn = fanogan_learner(dls, nz=8, nf=4, seed=seed, path=tmp_path)
+        with learn.no_bar(), learn.no_logging(): learn.fit(epochs, **kwargs)
+        return learn
+    whole = fit(cbs=(watch := Watch()))
+    moved = [{n for n in a if a[n]!=b[n]} for a,b in zip(watch.sums, watch.sums[1:])]
+    assert moved==[{'generator','discriminator'}]*2+[{'encoder'}]*2
+    fit(cbs=[CheckpointCallback(tmp_path/'c.ckpt'), Stop()])
+    again = fit(seed=5, resume=tmp_path/'c.ckpt')
+    assert torch.equal(weights(again), weights(whole)) and again.recorder.loss_terms==whole.recorder.loss_terms
+    with pytest.raises(ValueError, match='epochs was 4, found 5'): fit(epochs=5, resume=tmp_path/'c.ckpt')
