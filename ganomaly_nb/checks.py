@@ -38,9 +38,10 @@ settings_table = {
     'white': (whole, 1, False, 65535),
     'px_per_cm': (number, .5, False, 100),
     'photons': (number, 1, False, no_limit),
+    'n_critic': from_one, 'kappa': not_below_zero, 'gan_share': rate,
 }
-# these stay below their largest value
-below_one = 'held_out','fpr','beta','level','tol','normalise'
+# these never take their largest value
+below_one = 'held_out','fpr','beta','level','tol','normalise','gan_share'
 
 # %% ../nbs/91_checks.ipynb #da0112b8
 def expected(
