@@ -251,8 +251,9 @@ def results(ps):
 
 guide = ('questions','cheat_sheet','troubleshooting','faq','compared','glossary')
 
-def guide_page(text, names):
-    "A page of docs/guide, whose links lead to notebooks of the repository"
+def guide_page(name, text, names):
+    "A page of docs/guide, whose links lead to notebooks of the repository; the cheat sheet is there as a PDF, too"
+    if name=='cheat_sheet': text = re.sub(r'^(> .*)$', r'\1 <a href="cheat_sheet.pdf">The same as a PDF</a>.', text, count=1, flags=re.M)
     return link(text, names).replace('](../../nbs/', '](/')
 
 def bibliography(text, ps):
@@ -282,7 +283,7 @@ def make(out):
     more = {'index': toctree([('Home','self')]) + help + tree(learn, 'Learn') + tree(res, 'Results') + reference}
     if course: more[learn[0].page] = tree(course)
     files = {**modules(ps), 'reference/commands.md':commands(names), 'reference/results.md':results(ps)}
-    files |= {f'guide/{g}.md':guide_page(t, names) for g,t in texts.items()}
+    files |= {f'guide/{g}.md':guide_page(g, t, names) for g,t in texts.items()}
     files['guide/bibliography.md'] = bibliography((Path(__file__).parent/'references.bib').read_text(encoding='utf-8'), ps)
     shutil.rmtree(out.parent/'extra', ignore_errors=True)
     files['guide/figures.md'] = gallery(ps, out.parent/'extra'/'small')

@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.parse import unquote
 from sphinx.cmd.build import build_main
 from pages import cfg, make
+from sheet import make_sheet
 from slides import make_slides
 
 class Links(HTMLParser):
@@ -38,6 +39,7 @@ def main():
     new = build/'site'
     make(build/'pages')
     make_slides(build/'extra'/'slides')
+    make_sheet(build/'extra'/'guide'/'cheat_sheet.pdf')
     shutil.rmtree(new, ignore_errors=True)
     args = ['-q','-E','-W','--keep-going','-c',Path(__file__).parent,'-d',build/'doctrees',build/'pages',new]
     if build_main(list(map(str, args))): return 'the site has warnings: see above'

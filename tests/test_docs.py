@@ -7,10 +7,11 @@ from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace as NS
 import nbformat, pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 root = Path(__file__).parent.parent
 sys.path.insert(0, str(root/'docs'))
-import install_cells, pages, slides, website
+import install_cells, pages, sheet, slides, website
 
 names = {'f':'lib.m.f', 'C.run':'lib.m.C.run', 'lib.m':'lib.m', 'score()':'lib.m.score'} # `score` alone is a parameter
 
@@ -256,3 +257,20 @@ def test_parts_of_slides():
 def code_cell(source, *kinds):
     outputs = [nbformat.v4.new_output('display_data', {k:'...'}) for k in kinds]
     return nbformat.v4.new_code_cell(source, outputs=outputs)
+
+
+def test_cheat_sheet(tmp_path):
+    "One page that holds every line of its source, nothing beyond its edges; a longer source is refused"
+    sheet.make_sheet(tmp_path/'sheet.pdf')
+    data = (tmp_path/'sheet.pdf').read_bytes()
+    assert data[:5]==b'%PDF-' and data.count(b'/Type /Page ')==1
+    text = sheet.source.read_text(encoding='utf-8')
+    fig = sheet.draw(text)
+    box,renderer = fig.bbox,FigureCanvasAgg(fig).get_renderer()
+    for t in fig.texts:
+        o = t.get_window_extent(renderer)
+        assert box.x0<=o.x0 and o.x1<=box.x1 and box.y0<=o.y0 and o.y1<=box.y1, t.get_text()
+    drawn = ' '.join(t.get_text() for t in fig.texts)
+    for line in re.findall(r'^(?:ganomaly_|learn|dls|interp|make|pip).*', text, re.M): assert line in drawn
+    for name in re.findall(r'^\| `(\w+)`', text, re.M): assert name in drawn
+    with pytest.raises(ValueError, match='points longer'): sheet.draw(text+'\n- more'*40)
