@@ -24,6 +24,7 @@ from .results import *
 from .baselines.vae import *
 from .baselines.anogan import *
 from .baselines.egbad import *
+from .baselines.skip import *
 from .baselines.variants import *
 from .adversaries import adversary_learner, check_adversary
 
@@ -44,6 +45,7 @@ models = dict(
     vae=vae_learner,
     anogan=anogan_learner,
     egbad=egbad_learner,
+    skip=skip_ganomaly_learner,
     bce=bce_learner,
     anomalib=anomalib_learner,
     plain_init=plain_init_learner,
@@ -51,7 +53,7 @@ models = dict(
     control=control_learner,
 )
 own_scores = dict(vae=('prob','elbo'), egbad=('fm','ce'), anogan=('anogan',),
-                  control=tuple(controls))
+                  skip=('both','rec','lat'), control=tuple(controls))
 sources = dict(
     digits=AnomalyDataLoaders.from_digits,
     mnist=AnomalyDataLoaders.from_mnist,

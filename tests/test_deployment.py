@@ -8,6 +8,7 @@ from ganomaly_nb.images import load_image
 import ganomaly_nb.maps # `learn.maps`
 from ganomaly_nb.learner import ganomaly_learner
 from ganomaly_nb.baselines.egbad import egbad_learner
+from ganomaly_nb.baselines.skip import skip_ganomaly_learner
 from ganomaly_nb.deployment import *
 
 onnxruntime = pytest.importorskip('onnxruntime')
@@ -94,11 +95,12 @@ def test_onnx_of_fitted_scores(learn, images, score):
     check_same(run(onnxruntime.InferenceSession(as_onnx(other).SerializeToString()), images), other, images)
 
 
-def test_colours_and_other_models(tmp_path):
+@pytest.mark.parametrize('make', [egbad_learner,skip_ganomaly_learner])
+def test_colours_and_other_models(tmp_path, make):
     "Three channels, another scale, another model"
     x = np.random.default_rng(0).integers(0, 256, (90,16,16,3), dtype=np.uint8)
     dls = AnomalyDataLoaders.from_arrays(x[:70], x[70:], [0]*10+[1]*10, held_out=.4, bs=16, stats=(.4,.3))
-    learn = egbad_learner(dls, nz=4, nf=8)
+    learn = make(dls, nz=4, nf=8)
     loaded = torch.export.load(learn.export_program(tmp_path/'m.pt2')).module()
     images = torch.tensor(x[70:]).permute(0,3,1,2)
     with learn.no_bar(): scores,_ = learn.get_preds(dl=dls.test)
