@@ -58,7 +58,8 @@ class exercise:
         except Exception as e:
             solved,says = False,f'not yet. The check stopped with {type(e).__name__}: {e}'
             texts = [repr(a) for a in answers if isinstance(a, str)]
-            if texts: says = f'not yet. {texts[0]} is a text: write a number without quotes.'
+            if texts: says = (f'not yet. {texts[0]} is a text: '
+                              'write a number without quotes.')
         self.outcomes.append(solved)
         self.says = f'{self.name}: {says}'
         print(self.says)

@@ -25,6 +25,7 @@ from .baselines.vae import *
 from .baselines.anogan import *
 from .baselines.egbad import *
 from .baselines.fanogan import *
+from .baselines.skip import *
 from .baselines.variants import *
 from .adversaries import adversary_learner, check_adversary
 
@@ -46,6 +47,7 @@ models = dict(
     anogan=anogan_learner,
     egbad=egbad_learner,
     fanogan=fanogan_learner,
+    skip=skip_ganomaly_learner,
     bce=bce_learner,
     anomalib=anomalib_learner,
     plain_init=plain_init_learner,
@@ -53,7 +55,8 @@ models = dict(
     control=control_learner,
 )
 own_scores = dict(vae=('prob','elbo'), egbad=('fm','ce'), anogan=('anogan',),
-                  fanogan=('izi_f','izi','ziz'), control=tuple(controls))
+                  fanogan=('izi_f','izi','ziz'), skip=('both','rec','lat'),
+                  control=tuple(controls))
 sources = dict(
     digits=AnomalyDataLoaders.from_digits,
     mnist=AnomalyDataLoaders.from_mnist,
