@@ -40,17 +40,16 @@ def try_load(
 
 # %% ../nbs/08c_reading_ahead.ipynb #c45f42a8
 def are_large(
-    files:list, # Image files; those that cannot be looked at do not count
-    limit:int=2**14 # Bytes
-)->bool:
-    "Do the files have more than `limit` bytes on average?"
+    files:list # Image files; those that are not there do not count
+)->bool: # Is it worth the threads?
+    "Do the files have more than 16 kilobytes on average?"
     sizes = [Path(f).stat().st_size for f in files if Path(f).is_file()]
-    return bool(sizes) and np.mean(sizes)>limit
+    return bool(sizes) and np.mean(sizes)>2**14
 
 def read_files(
     files:list, # Image files
     dls:AnomalyDataLoaders, # Those of the model
-    n:int=256 # Pictures that may wait, at most
+    n:int # Pictures that may wait, at most
 ): # Iterator of what `try_load` returns, in the order of `files`
     "Read small files one by one, large ones ahead, in threads"
     read = partial(try_load, dls=dls)

@@ -139,6 +139,7 @@ def training_settings(
     res |= {'training images':len(dl.dataset), 'bs':dl.bs}
     res['training data'] = data_digest(dl)
     res['windows'] = getattr(dl.dataset, 'step', None) # their step (notebook 08a)
+    res['normalise'] = getattr(m, 'normalise', None) # notebook 01
     for i,h in enumerate(learn.opt.hypers):
         res |= {f'{k} of group {i}':plain(v) for k,v in h.items()}
     res |= callback_settings(learn.cbs)

@@ -28,17 +28,16 @@ random_seed = whole, 0, False, 2**32-1
 settings_table = {
     **dict.fromkeys(['side','bs','n_train','n_test','nz','nf','nc','epochs'], from_one),
     **dict.fromkeys(['every','n','bins','memory','patience','threads'], from_one),
-    **dict.fromkeys(['n_samples','restarts','steps'], from_one),
+    **dict.fromkeys(['n_samples','restarts','steps','n_critic'], from_one),
     **dict.fromkeys(['n_extra','n_epoch','n_workers'], from_zero),
     **dict.fromkeys(['lr','search_lr','contrast'], positive),
-    **dict.fromkeys(['w_adv','w_con','w_enc','d_min','blur'], not_below_zero),
+    **dict.fromkeys(['w_adv','w_con','w_enc','d_min','blur','kappa'], not_below_zero),
     **dict.fromkeys(['held_out','beta','alpha','lam','tol','inside'], share),
-    **dict.fromkeys(['fpr','level','normalise'], rate),
+    **dict.fromkeys(['fpr','level','normalise','gan_share'], rate),
     **dict.fromkeys(['seed','split_seed'], random_seed),
     'white': (whole, 1, False, 65535),
     'px_per_cm': (number, .5, False, 100),
     'photons': (number, 1, False, no_limit),
-    'n_critic': from_one, 'kappa': not_below_zero, 'gan_share': rate,
 }
 # these never take their largest value
 below_one = 'held_out','fpr','beta','level','tol','normalise','gan_share'

@@ -57,9 +57,8 @@ class exercise:
         except AssertionError as e: solved,says = False,f'not yet. {e}'
         except Exception as e:
             solved,says = False,f'not yet. The check stopped with {type(e).__name__}: {e}'
-            texts = [repr(a) for a in answers if isinstance(a, str)]
-            if texts: says = (f'not yet. {texts[0]} is a text: '
-                              'write a number without quotes.')
+            texts = [a for a in answers if isinstance(a, str) and re.search(r'\d', a)]
+            if texts: says = f'not yet. {texts[0]!r} is a text: write numbers, no quotes.'
         self.outcomes.append(solved)
         self.says = f'{self.name}: {says}'
         print(self.says)

@@ -30,7 +30,8 @@ from .baselines.variants import *
 from .adversaries import adversary_learner, check_adversary
 
 _all_ = ['outcomes', 'written_whole', 'as_text', 'experiment_key', 'read_rows',
-         'write_rows', 'add_rows', 'read_results', 'failures', 'over_seeds', 'budget']
+         'write_rows', 'add_rows', 'read_results', 'failures', 'over_seeds', 'budget',
+         'class_difference']
 
 # %% auto #0
 __all__ = ['models', 'own_scores', 'sources', 'scorings', 'pixel_stats', 'choices', 'row_order', 'model_options', 'check_choices',
@@ -38,7 +39,7 @@ __all__ = ['models', 'own_scores', 'sources', 'scorings', 'pixel_stats', 'choice
            'make_learner', 'read_weights', 'Stopwatch', 'fit_experiment', 'train', 'sample', 'scores', 'measure',
            'run_experiment', 'keep_scores_of', 'read_scores', 'failed', 'run_of', 'run_job', 'grid_settings',
            'open_jobs', 'run_grid', 'outcomes', 'written_whole', 'as_text', 'experiment_key', 'read_rows', 'write_rows',
-           'add_rows', 'read_results', 'failures', 'over_seeds', 'budget']
+           'add_rows', 'read_results', 'failures', 'over_seeds', 'budget', 'class_difference']
 
 # %% ../nbs/30_experiments.ipynb #581f1e1c
 models = dict(

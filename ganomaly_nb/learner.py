@@ -31,7 +31,7 @@ _all_ = ['CheckpointCallback', 'ResumeCallback','set_all_seeds']
 
 # %% auto #0
 __all__ = ['AnomalyLearner', 'check_same_images', 'check_held_out', 'check_metric', 'check_validation', 'anomaly_learner',
-           'check_half', 'ganomaly_learner', 'show_rows', 'load_exported', 'check_light', 'rebuild', 'load_model',
+           'check_together', 'ganomaly_learner', 'show_rows', 'load_exported', 'check_light', 'rebuild', 'load_model',
            'CheckpointCallback', 'ResumeCallback', 'set_all_seeds']
 
 # %% ../nbs/05_learner.ipynb #b5c3763f
@@ -352,14 +352,21 @@ def anomaly_learner(
     return learn
 
 # %% ../nbs/05_learner.ipynb #c44d4e6d
-def check_half(
-    dls:AnomalyDataLoaders # Of the images
+def check_together(
+    dls:AnomalyDataLoaders, # The data
+    score:str, # A name that `make_score` knows
+    memory:int|None, # Normals that it keeps
+    metrics, # Of held-out normals, or None
+    normalise:float|None # A brightness, or None
 ):
-    "Raise `ValueError` unless -1 is black and 1 is white"
-    found = tuple(dls.train.dataset.stats)
-    if found!=(.5,.5):
+    "Raise `ValueError` for options of `ganomaly_learner` that do not go together"
+    if hasattr(make_score(None, score, memory), 'fitted') and metrics:
+        raise ValueError(f'score={score!r} is fitted after training: no metrics with it')
+    if normalise is None: return
+    stats = tuple(dls.train.dataset.stats)
+    if stats!=(.5,.5):
         raise ValueError('normalise needs stats=(.5, .5), from black to white, '
-                         f'found {found}')
+                         f'found {stats}')
 
 # %% ../nbs/05_learner.ipynb #70ae67dc
 @rebuildable('ganomaly_nb.learner:ganomaly_learner')
@@ -383,9 +390,7 @@ def ganomaly_learner(
 )->AnomalyLearner: # Ready to `fit`
     "A fastai `Learner` that trains GANomaly and predicts anomaly scores"
     check_settings(nz=nz, w_adv=w_adv, w_con=w_con, w_enc=w_enc, normalise=normalise)
-    if normalise is not None: check_half(dls)
-    if hasattr(make_score(None, score, memory), 'fitted') and metrics:
-        raise ValueError(f'score={score!r} is fitted after training: no metrics with it')
+    check_together(dls, score, memory, metrics, normalise)
     loss = GANomalyLoss(w_adv, w_con, w_enc, norm)
     cbs = [GANomalyCallback(), *L(cbs)]
     learn = anomaly_learner(dls, GANomaly, loss, None, nz, nf, n_extra, lr, cbs,

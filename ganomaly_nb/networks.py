@@ -218,7 +218,7 @@ class GANomaly(nn.Module):
         x:Tensor # Images (N, nc, height, width)
     )->Tensor: # f(x), see `feature_shape`
         "The discriminator's last convolutional features"
-        return self.discriminator.features(x)
+        return self.discriminator.features(self.prepare(x))
 
 # %% ../nbs/01_networks.ipynb #9155ce2b
 def same_brightness(
@@ -319,6 +319,9 @@ def to_original(self:GANomaly,
     if feature_shape(self.args['size'], 1)[1:]!=(4,4):
         raise ValueError("the authors' code takes squares of powers of two only, "
                          f"found size={self.args['size']}")
+    if self.normalise is not None:
+        raise ValueError("the authors' code takes images as they are, "
+                         f'found normalise={self.normalise}')
     for path in (netg,netd):
         if Path(path).exists(): raise FileExistsError(f'{path} exists')
     for path,m in ((netg,self.generator), (netd,self.discriminator)):

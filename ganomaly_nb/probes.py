@@ -88,7 +88,8 @@ def coders(
     "Encoder, decoder and second encoder of a model; raises `TypeError` if it has none"
     if isinstance(model, GANomaly):
         g = model.generator
-        return g.encoder1,g.decoder,g.encoder2
+        def encode(x): return g.encoder1(model.prepare(x))
+        return encode,g.decoder,g.encoder2
     if isinstance(model, VAE): return model.features,model.decoder,model.features
     if isinstance(model, EGBAD): return model.encoder,model.generator,model.encoder
     kind = type(model).__name__

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from filelock import FileLock
-import pandas as pd
+import numpy as np, pandas as pd
+from scipy.stats import bootstrap
 
 # %% auto #0
 __all__ = ['outcomes', 'marks', 'written_whole', 'as_text', 'experiment_key', 'read_rows', 'write_rows', 'add_rows',
-           'read_results', 'failures', 'over_seeds', 'budget', 'stored', 'results_here']
+           'read_results', 'failures', 'over_seeds', 'budget', 'class_difference', 'stored', 'results_here']
 
 # %% ../nbs/29_results.ipynb #ee5fec3b
 @contextmanager
@@ -153,6 +154,18 @@ def budget(
     g = df.assign(n_test=n_test).groupby(cols, sort=False, dropna=False)
     return g.agg(seeds=('seed',listed), rows=('seed','size'),
                  dates=('date',span)).reset_index()
+
+# %% ../nbs/29_results.ipynb #6d2c446f
+def class_difference(
+    a:pd.Series, # AUROC of one method; a level of its index is `abnormal`
+    b:pd.Series # Of another, with the same index
+)->dict: # points, low, high, and in how many classes `a` is ahead
+    "Mean difference in points (hundredths), and its 95% interval from drawing classes"
+    by_class = 100*(a-b).groupby('abnormal').mean().to_numpy()
+    drawn = bootstrap((by_class,), np.mean, rng=0, method='percentile')
+    low,high = drawn.confidence_interval
+    return dict(points=by_class.mean(), low=low, high=high,
+                gain=f'{(by_class>0).sum()} of {len(by_class)}')
 
 # %% ../nbs/29_results.ipynb #07f6612e
 def stored(

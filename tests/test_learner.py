@@ -110,7 +110,7 @@ def test_full_disk(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('change,says', [
-    (dict(nz=5), 'shape of'), (dict(lr=1e-3), 'lr of group 0 was 0.0002, found 0.001'), (dict(w_con=5.), 'loss.w_con was 50.0, found 5.0'),
+    (dict(nz=5), 'shape of'), (dict(lr=1e-3), 'lr of group 0 was 0.0002, found 0.001'), (dict(w_con=5.), 'loss.w_con was 50.0, found 5.0'), (dict(normalise=.3), 'normalise was None, found 0.3'),
     (dict(bf16=True), 'callback BF16CPU was None, found True')])
 def test_checkpoint_of_another_training(tmp_path, change, says):
     file = tmp_path/'c.ckpt'
