@@ -31,7 +31,7 @@ settings_table = {
     **dict.fromkeys(['n_samples','restarts','steps','n_critic'], from_one),
     **dict.fromkeys(['n_extra','n_epoch','n_workers'], from_zero),
     **dict.fromkeys(['lr','search_lr','contrast'], positive),
-    **dict.fromkeys(['w_adv','w_con','w_enc','d_min','blur','kappa'], not_below_zero),
+    **dict.fromkeys(['w_adv','w_con','w_enc','w_fake','d_min','blur','kappa'], not_below_zero),
     **dict.fromkeys(['held_out','beta','alpha','lam','tol','inside'], share),
     **dict.fromkeys(['fpr','level','normalise','gan_share'], rate),
     **dict.fromkeys(['seed','split_seed'], random_seed),

@@ -26,6 +26,7 @@ from .baselines.anogan import *
 from .baselines.egbad import *
 from .baselines.fanogan import *
 from .baselines.skip import *
+from .baselines.adae import *
 from .baselines.variants import *
 from .adversaries import adversary_learner, check_adversary
 
@@ -49,6 +50,7 @@ models = dict(
     egbad=egbad_learner,
     fanogan=fanogan_learner,
     skip=skip_ganomaly_learner,
+    adae=adae_learner,
     bce=bce_learner,
     anomalib=anomalib_learner,
     plain_init=plain_init_learner,
@@ -57,6 +59,7 @@ models = dict(
 )
 own_scores = dict(vae=('prob','elbo'), egbad=('fm','ce'), anogan=('anogan',),
                   fanogan=('izi_f','izi','ziz'), skip=('both','rec','lat'),
+                  adae=('adae','g','d'),
                   control=tuple(controls))
 sources = dict(
     digits=AnomalyDataLoaders.from_digits,
