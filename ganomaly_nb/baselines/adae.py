@@ -58,14 +58,14 @@ def forward(self:ADAE,
     if not self.training: return x,D(g),g,D(x)
     return x,call_constant(D, g),g,D(x),D(g.detach())
 
-# %% ../../nbs/16c_adae.ipynb #aedfa66e
+# %% ../../nbs/16c_adae.ipynb #d720ae0b
 class ADAELoss(NamedLoss):
     "Contextual and adversarial loss of G, and the two of D"
     names = 'con','adv','d_real','d_fake'
     def __init__(self,
         w_con:float=1., # Weight of |x - G(x)|, for G
         w_adv:float=1., # Weight of |G(x) - D(G(x))|, for G
-        w_fake:float=0.1 # Weight of the same, for D; in the paper 1
+        w_fake:float=0.01 # Weight of the same, for D; in the paper 1
     ):
         super().__init__()
         check_settings(w_con=w_con, w_adv=w_adv, w_fake=w_fake)
@@ -98,14 +98,14 @@ def adae_score(
     check_same_shape(x, rebuilt, 'image and reconstruction')
     return (x-rebuilt).float().flatten(1).norm(dim=1)
 
-# %% ../../nbs/16c_adae.ipynb #e6ea4186
+# %% ../../nbs/16c_adae.ipynb #8af47993
 @rebuildable('ganomaly_nb.baselines.adae:adae_learner')
 @delegates(anomaly_learner, but=['arch','loss_func','score_func','splitter'])
 def adae_learner(
     dls:AnomalyDataLoaders, # The data
     w_con:float=1., # Weight of |x - G(x)|, for G
     w_adv:float=1., # Weight of |G(x) - D(G(x))|, for G
-    w_fake:float=0.1, # Weight of the same, for D; in the paper 1
+    w_fake:float=0.01, # Weight of the same, for D; in the paper 1
     score:str='adae', # Distance from D(G(x)) ('adae'), from G(x) ('g') or from D(x) ('d')
     lr:float=1e-3, # Learning rate, as of the other baselines
     cbs=None, # More callbacks
