@@ -11,7 +11,6 @@ import fastai, joblib, pandas as pd
 from fastprogress.fastprogress import progress_bar
 from sklearn.model_selection import ParameterGrid, train_test_split
 from fastai.basics import *
-from fastai.callback.channelslast import ChannelsLast
 from . import __version__
 from .checks import check_settings, check_size, settings_table
 from .data import *
@@ -90,7 +89,7 @@ def model_options(
     "The options of a model's learner that belong to an experiment: its own, not fastai's"
     of_fastai = {*inspect.signature(Learner.__init__).parameters} - {'lr'}
     return defaults(models[model],
-                    but={*of_fastai,'score','seed','memory','normalise'})
+                    but={*of_fastai,'score','seed','memory','normalise','precision'})
 
 # %% ../nbs/30_experiments.ipynb #0450eae8
 choices = dict(model=models, data=sources, stats=pixel_stats,
@@ -217,8 +216,7 @@ def make_learner(
                              **where)
     make = models[s['model']]
     own = {k:s[k] for k in defaults(make, but=['seed']) if k in s}
-    learn = make(dls, cbs=ChannelsLast(), **own)
-    return learn if s['precision']=='fp32' else getattr(learn, f'to_{s["precision"]}')()
+    return make(dls, **own)
 
 # %% ../nbs/30_experiments.ipynb #bc7c073f
 def read_weights(
