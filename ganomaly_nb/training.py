@@ -85,7 +85,9 @@ class Gathered:
 # %% ../nbs/03_training.ipynb #188bd6e1
 class LateLoss(AvgSmoothLoss):
     "`AvgSmoothLoss` that asks the device for nothing: somebody `tell`s it"
-    def accumulate(self, learn):
+    def accumulate(self,
+        learn # Not asked
+    ):
         "Wait"
 
     def tell(self,

@@ -331,3 +331,18 @@ def test_output_in_a_shell(parts, model, env, tmp_path):
     if os.path.exists('/dev/full'):
         r = shell(f'ganomaly_score {model} {tmp_path}/many > /dev/full', env)
         assert r.returncode==1 and len(r.stderr.splitlines())==1 and 'No space left' in r.stderr
+
+
+@pytest.mark.slow
+def test_scores_of_a_cluster(parts, tmp_path, capsys):
+    "`--scheduler` gives the lines of a single process, in the same order"
+    dask = pytest.importorskip('dask.distributed')
+    quiet(ganomaly_train, parts/'ok', tmp_path/'m.safetensors', **small)
+    def lines(**kwargs):
+        capsys.readouterr()
+        ganomaly_score(tmp_path/'m.safetensors', parts/'ok'/'test', **kwargs)
+        return capsys.readouterr().out
+    here = lines()
+    with dask.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs='CRITICAL') as cluster:
+        assert lines(scheduler=cluster.scheduler_address)==here
+    assert len(here.splitlines())==1+12
