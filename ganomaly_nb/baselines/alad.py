@@ -17,7 +17,7 @@ from .egbad import PairDiscriminator
 
 # %% auto #0
 __all__ = ['SpectralLinear', 'spectral_layer', 'make_spectral', 'ImagePairDiscriminator', 'CodePairDiscriminator', 'ALAD',
-           'detached', 'ALADLoss', 'alad_score', 'alad_learner']
+           'detached', 'ALADLoss', 'check_alad_score', 'alad_score', 'alad_learner']
 
 # %% ../../nbs/16b_alad.ipynb #0b1e74cd
 class SpectralLinear(nn.Linear):
@@ -198,15 +198,20 @@ class ALADLoss(NamedLoss):
         self.record(e, g, xx, zz, *of_d)
         return e + g + self.w_xx*xx + self.w_zz*zz + sum(of_d)
 
-# %% ../../nbs/16b_alad.ipynb #730259fa
+# %% ../../nbs/16b_alad.ipynb #ac2206de
+def check_alad_score(
+    score:str # A score of `alad_score`?
+):
+    "Raise `ValueError` if there is no score of that name"
+    if score in ('fm','l1','l2','logits'): return
+    raise ValueError(f"score must be 'fm', 'l1', 'l2' or 'logits', found {score!r}")
+
 def alad_score(
     out:tuple, # What `ALAD` returns in evaluation mode
     score:str='fm' # 'fm': features of D_xx. 'l1', 'l2': pixels. 'logits': D_xx's answer
 )->Tensor: # Scores (N,), 0 or more
     "How far an image is from its reconstruction; raises `ValueError` for another `score`"
-    if score not in ('fm','l1','l2','logits'):
-        raise ValueError("score must be 'fm', 'l1', 'l2' or 'logits', "
-                         f'found {score!r}')
+    check_alad_score(score)
     x,x_hat,p,f,f_hat = out
     check_same_shape(x, x_hat, 'x and x_hat')
     check_same_shape(f, f_hat, 'f(x,x) and f(x,x_hat)')
@@ -214,7 +219,7 @@ def alad_score(
     if score=='fm': return (f-f_hat).float().abs().sum(1)
     return (x-x_hat).float().flatten(1).norm(p=1 if score=='l1' else 2, dim=1)
 
-# %% ../../nbs/16b_alad.ipynb #a4840e5b
+# %% ../../nbs/16b_alad.ipynb #0e79ffc6
 @rebuildable('ganomaly_nb.baselines.alad:alad_learner')
 @delegates(anomaly_learner, but=['arch','loss_func','score_func','splitter'])
 def alad_learner(
@@ -232,7 +237,7 @@ def alad_learner(
     for name,value in dict(spectral=spectral, stacked=stacked).items():
         if not isinstance(value, bool):
             raise ValueError(f'{name} must be True or False, found {value!r}')
-    alad_score([torch.zeros(1,1)]*5, score) # refuses bad settings before any work
+    check_alad_score(score)
     arch = partial(ALAD, spectral=spectral, stacked=stacked)
     score_func = partial(alad_score, score=score)
     cbs = [TermsCallback(), *L(cbs)]
