@@ -1,7 +1,7 @@
 """Side-by-side timings, as ratios: `make bench`.
 
 Every row runs two things in turn in this one process and takes the median of the paired ratios, because a machine's speed drifts and single seconds say little.
-Rows and their environment go to `benchmarks/speed.csv`.
+Rows and their environment go to `benchmarks/speed.csv`, the machine's own ceiling among them; where the time of a step goes, to `benchmarks/step.csv`.
 """
 import contextlib, gzip, platform, statistics, struct, subprocess, sys, tempfile, time, warnings
 from pathlib import Path
@@ -10,10 +10,11 @@ import fastai, numpy as np, pandas as pd, torch
 root = Path(__file__).parent.parent
 sys.path.insert(0, str(root/'tests'))
 import ganomaly_nb
-from fastai.callback.channelslast import ChannelsLast
 from fastai.basics import set_seed
 from ganomaly_nb.data import AnomalyDataLoaders
-from ganomaly_nb.learner import ganomaly_learner
+from ganomaly_nb.learner import ganomaly_learner, has_fast_bf16
+from ganomaly_nb.training import ganomaly_opt
+from torch.utils.flop_counter import FlopCounterMode
 from textbook import Textbook
 
 rows = []
@@ -39,9 +40,8 @@ def note(what, value, target, spread, n):
     print(f'{what:70} {value:7.2f}   (target {target}; {spread})', flush=True)
 
 
-def learner(dls, *cbs, bf16=False, **kwargs):
-    learn = ganomaly_learner(dls, cbs=cbs, path=Path(tempfile.mkdtemp()), **kwargs)
-    if bf16: learn.to_bf16()
+def learner(dls, **kwargs):
+    learn = ganomaly_learner(dls, path=Path(tempfile.mkdtemp()), **kwargs)
     learn.create_opt()
     return learn
 
@@ -51,15 +51,15 @@ def random_loaders(n, bs=64, **kwargs):
     return AnomalyDataLoaders.from_arrays(x[1024:], x[:1024], np.arange(1024)%2, held_out=0, bs=bs, **kwargs)
 
 
-def steps(dls, *cbs, bf16=False, compiled=False):
+def steps(dls, last=True, precision='fp32', compiled=False, **kwargs):
     "A function that makes one training step, with everything in place"
-    learn = learner(dls, *cbs, bf16=bf16)
+    learn = learner(dls, **kwargs)
     x,_ = dls.train.one_batch()
     model = learn.model.train()
     if compiled: model.compile()
-    if cbs: model.to(memory_format=torch.channels_last)
+    if last: model.to(memory_format=torch.channels_last)
     def step():
-        with torch.autocast(device, torch.bfloat16, enabled=bf16): out = model(x)
+        with torch.autocast(device, torch.bfloat16, enabled=precision=='bf16'): out = model(x)
         learn.loss_func([o.float() for o in out]).backward()
         learn.opt.step(); learn.opt.zero_grad()
     return step
@@ -73,21 +73,84 @@ def training():
     if device=='cuda':
         for m in textbook.modules(): m.cuda()
     base = lambda: textbook.step(x)
-    compare('training step: textbook / ours, fp32', base, steps(dls), '')
-    compare('training step: textbook / ours, fp32 channels last', base, steps(dls, ChannelsLast()), '>= 1.35')
-    compare('training step: textbook / ours, bf16 channels last', base, steps(dls, ChannelsLast(), bf16=True), '>= 2.0')
-    compare('training step: textbook / ours, bf16 channels last, compiled', base, steps(dls, ChannelsLast(), bf16=True, compiled=True), '>= 2.0')
+    compare('training step: textbook / ours, weights as torch makes them', base, steps(dls, last=False), '')
+    compare('training step: textbook / ours, as `fit` does it (channels last)', base, steps(dls), '>= 1.4')
+    compare('training step: textbook / ours, channels last, compiled', base, steps(dls, compiled=True), '')
+    compare('training step: textbook / ours, channels last, fused Adam', base, steps(dls, opt_func=lambda p, **kw: ganomaly_opt(p, fused=True, **kw)), '')
+    if not has_fast_bf16(): return note('bf16: not measured, this processor has no instructions for it', float('nan'), '>= 2.3', '', 0)
+    compare('training step: textbook / ours, bf16', base, steps(dls, precision='bf16'), '>= 2.3')
+    compare('training step: textbook / ours, bf16, compiled', base, steps(dls, precision='bf16', compiled=True), '>= 2.3')
 
 
 def fit():
-    "fastai's loop with our callbacks against the same steps in a bare loop"
-    dls = random_loaders(640)
+    "What a user writes against a textbook's loop, and fastai's loop with our callbacks against the same steps in a bare one"
+    dls,textbook = random_loaders(640),Textbook()
     learn,step = learner(dls),steps(dls)
+    def by_the_book():
+        for x,_ in dls.train: textbook.step(x)
     def loop():
         for _ in dls.train: step()
     def fitting():
         with learn.no_bar(), learn.no_logging(): learn.fit(1)
-    compare('ten steps: bare loop / learn.fit', loop, fitting, '>= 0.95', n=9)
+    compare('ten steps: textbook loop / learn.fit, fp32', by_the_book, fitting, '>= 1.4', n=9)
+    compare('ten steps: bare loop / learn.fit, nf 64', loop, fitting, '>= 0.97', n=9)
+    small = AnomalyDataLoaders.from_digits(n_train=1024)
+    learn,step = learner(small, nf=8),steps(small, nf=8)
+    def small_loop():
+        for _ in small.train: step()
+    def small_fitting():
+        with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    compare('sixteen steps on digits: bare loop / learn.fit, nf 8', small_loop, small_fitting, '>= 0.85', n=15)
+
+
+def flops(f):
+    "Floating point operations of a call, counted by torch"
+    with FlopCounterMode(display=False) as count: f()
+    return count.get_total_flops()
+
+
+def rate(f, n=9):
+    "Operations of `f`, and median GFLOP/s"
+    times = [seconds(f) for _ in range(n+2)][2:]
+    return flops(f),flops(f)/statistics.median(times)/1e9
+
+
+def bounds():
+    "What the machine can do, in the same run, and how much of it a step reaches"
+    a = torch.randn(1024, 1024, device=device)
+    conv = torch.nn.Conv2d(64, 128, 4, 2, 1, bias=False).to(device, memory_format=torch.channels_last)
+    x = torch.randn(64, 64, 16, 16, device=device).to(memory_format=torch.channels_last).requires_grad_()
+    def convolution(): conv(x).sum().backward()
+    _,product = rate(lambda: a@a)
+    _,of_conv = rate(convolution)
+    n,ours = rate(steps(random_loaders(640)))
+    params = sum(p.numel() for p in learner(random_loaders(640)).model.parameters())
+    note('GFLOP/s of a product of 1024 x 1024 matrices', product, '', '', 9)
+    note('GFLOP/s of a convolution, 64 to 128 maps of 16 x 16, both ways', of_conv, '', '', 9)
+    note('GFLOP in a training step, batch 64, nf 64', n/1e9, '', '', 1)
+    note('GFLOP/s of a training step', ours, '', '', 9)
+    note('GFLOP/s: training step / matrix product', ours/product, '', '', 9)
+    note('GFLOP/s: training step / convolution', ours/of_conv, '', '', 9)
+    note('MB that Adam reads and writes in a step (7 numbers a weight)', params*4*7/1e6, '', '', 1)
+
+
+def table():
+    "Where the time of a step goes, as shares of the textbook's step: `step.csv`"
+    from torch.profiler import ProfilerActivity, profile
+    dls = random_loaders(640)
+    x,_ = dls.train.one_batch()
+    textbook,rows = Textbook(),[]
+    loops = {'textbook':lambda: textbook.step(x), 'ours':steps(dls)}
+    totals = {}
+    for name,f in loops.items():
+        for _ in range(2): f()
+        with profile(activities=[ProfilerActivity.CPU]) as p:
+            for _ in range(5): f()
+        events = [(e.key, e.count//5, e.self_cpu_time_total) for e in p.key_averages() if e.self_cpu_time_total]
+        totals[name] = sum(t for *_,t in events)
+        rows += [dict(loop=name, operation=k, calls=n, share=t/totals['textbook']) for k,n,t in events]
+    table = pd.DataFrame(rows).sort_values(['loop','share'], ascending=[False,False]).groupby('loop', sort=False).head(12)
+    table.assign(threads=torch.get_num_threads(), torch=torch.__version__).round(4).to_csv(root/'benchmarks'/'step.csv', index=False)
 
 
 def write_mnist(path, n):
@@ -120,12 +183,12 @@ def scoring():
         for m in textbook.modules(): m.cuda()
     x = torch.cat([b[0] for b in dls.test])
     def base(): [textbook.score(b) for b in x.split(64)]
-    for name,cbs,bf16,target in (('fp32',(),False,''), ('fp32 channels last',[ChannelsLast()],False,''), ('bf16 channels last',[ChannelsLast()],True,'>= 1.5')):
-        learn = learner(dls, *cbs, bf16=bf16)
-        if cbs: learn.model.to(memory_format=torch.channels_last)
+    kinds = ['fp32','bf16'] if has_fast_bf16() else ['fp32']
+    for precision in kinds:
+        learn = learner(dls, precision=precision)
         def ours():
             with learn.no_bar(): learn.get_preds(dl=dls.test)
-        compare(f'scoring: plain loop / get_preds, {name}', base, ours, target, n=9)
+        compare(f'scoring: plain loop / get_preds, {precision}', base, ours, '>= 2' if precision=='bf16' else '', n=9)
 
 
 def importing():
@@ -138,5 +201,5 @@ def importing():
 
 if __name__=='__main__':
     set_seed(0)
-    for f in (importing, data, training, fit, scoring): f()
+    for f in (importing, data, bounds, training, fit, scoring, table): f()
     pd.DataFrame(rows).to_csv(root/'benchmarks'/'speed.csv', index=False)

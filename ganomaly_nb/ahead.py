@@ -6,13 +6,15 @@
 from __future__ import annotations
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+import joblib
 from fastai.basics import *
 from .light import *
 from .data import *
 from .learner import *
 
 # %% auto #0
-__all__ = ['ahead', 'try_load', 'are_large', 'read_files', 'block_size', 'score_block', 'score_blocks']
+__all__ = ['ahead', 'try_load', 'are_large', 'read_files', 'block_size', 'score_block', 'score_blocks', 'score_part',
+           'score_parts']
 
 # %% ../nbs/08c_reading_ahead.ipynb #a2000007
 def ahead(
@@ -91,3 +93,24 @@ def score_blocks(
         names = [f for f,(img,_) in block if img is not None]
         images = [img for _,(img,_) in block if img is not None]
         yield names,*score_block(learn, images, bs),errors
+
+# %% ../nbs/08c_reading_ahead.ipynb #d4259ac8
+def score_part(
+    learn:AnomalyLearner, # Trained; it is sent to the process that scores
+    files:list, # Image files of one block
+    bs:int # Batch size
+)->tuple: # Files, scores (N,), light (N, 2), errors by file
+    "One block, for `score_parts`"
+    return next(score_blocks(learn, files, bs))
+
+def score_parts(
+    learn:AnomalyLearner, # Trained
+    files:list, # Image files
+    bs:int=64, # Batch size
+    n_jobs:int|None=None # Processes here; None: 1, or joblib's `parallel_config`
+): # Generator of blocks, as of `score_blocks`
+    "As `score_blocks`, the blocks side by side in several processes"
+    blocks = chunked(files, block_size(learn.dls, bs))
+    work = [joblib.delayed(score_part)(learn, block, bs) for block in blocks]
+    how = dict(return_as='generator', max_nbytes=None) # weights are sent, not shared
+    yield from joblib.Parallel(n_jobs, **how)(work)

@@ -36,6 +36,7 @@ settings_table = {
     **dict.fromkeys(['held_out','beta','alpha','lam','tol','inside'], share),
     **dict.fromkeys(['fpr','level','normalise','gan_share'], rate),
     **dict.fromkeys(['seed','split_seed'], random_seed),
+    'w_fake': not_below_zero,
     'white': (whole, 1, False, 65535),
     'px_per_cm': (number, .5, False, 100),
     'photons': (number, 1, False, no_limit),

@@ -7,7 +7,7 @@ from __future__ import annotations
 import ast, csv, io, os, platform, sys, time, warnings
 from argparse import Namespace
 from contextlib import contextmanager, redirect_stdout
-import pandas as pd
+import joblib, pandas as pd
 from fastai.basics import *
 from fastcore.script import Param, call_parse, store_true
 from . import __version__
@@ -23,7 +23,7 @@ from .learner import *
 from .evaluation import *
 from .controls import *
 from .few import Patience, suit_folder
-from .ahead import score_blocks
+from .ahead import score_blocks, score_parts
 from .drift import chance_of_alarms, drift, drift_warning, how_often
 from .report import by_score, light_in, write_report
 from .photographs import WindowDataLoaders, check_windows
@@ -36,10 +36,10 @@ __all__ = ['print_version', 'version_said', 'fail', 'one_line', 'on_terminal', '
            'plain_warnings', 'console', 'check_out', 'find_checkpoint', 'read_folder', 'found_lines', 'check_training',
            'start_training', 'EpochLines', 'run_training', 'rates', 'compare', 'model_card', 'write_model', 'read_card',
            'card_or_threshold', 'train_model', 'ganomaly_train', 'is_pickle', 'open_model', 'images_at', 'score_rows',
-           'csv_text', 'leave_out', 'warn_of_drift', 'score_files', 'report_files', 'ganomaly_score', 'recalibrate',
-           'ganomaly_calibrate', 'demo_digit', 'best_control', 'demo_row', 'plot_demo', 'check_demo', 'run_demo',
-           'ganomaly_demo', 'read_value', 'read_grid', 'check_grid_files', 'talk_aside', 'report',
-           'ganomaly_experiment']
+           'csv_text', 'leave_out', 'warn_of_drift', 'check_jobs', 'engine', 'score_files', 'report_files',
+           'ganomaly_score', 'recalibrate', 'ganomaly_calibrate', 'demo_digit', 'best_control', 'demo_row', 'plot_demo',
+           'check_demo', 'run_demo', 'ganomaly_demo', 'read_value', 'read_grid', 'check_grid_files', 'talk_aside',
+           'report', 'ganomaly_experiment']
 
 # %% ../nbs/09_commands.ipynb #5b1d7c97
 def fail(
@@ -224,11 +224,11 @@ def start_training(
                       windows=s.windows, worst=s.worst)
     for line in found_lines(dls): say(line)
     conformal_threshold(torch.zeros(len(dls.valid.dataset)), s.fpr) # enough of them?
-    learn = ganomaly_learner(dls, nz=s.nz, nf=s.nf, lr=s.lr, w_adv=s.w_adv,
-                             w_con=s.w_con, w_enc=s.w_enc, norm=s.norm, score=s.score,
-                             normalise=s.normalise, seed=s.seed,
-                             path=Path(s.out).resolve().parent)
-    return learn.to_bf16() if s.bf16 else learn
+    return ganomaly_learner(dls, nz=s.nz, nf=s.nf, lr=s.lr, w_adv=s.w_adv,
+                            w_con=s.w_con, w_enc=s.w_enc, norm=s.norm, score=s.score,
+                            normalise=s.normalise, seed=s.seed,
+                            precision='bf16' if s.bf16 else 'fp32',
+                            path=Path(s.out).resolve().parent)
 
 # %% ../nbs/09_commands.ipynb #09c00014
 class EpochLines(Callback):
@@ -480,16 +480,37 @@ def warn_of_drift(
              'compared with theirs')
 
 # %% ../nbs/09_commands.ipynb #49f59df2
+def check_jobs(
+    jobs:int # Processes
+):
+    "Raise `ValueError` for a number of processes that cannot be"
+    if jobs<1 and jobs!=-1:
+        raise ValueError(f'jobs must be at least 1, or -1 for all cores, found {jobs}')
+
+@contextmanager
+def engine(
+    jobs:int, # Processes here
+    scheduler:str=None # Address of a Dask scheduler, such as 'tcp://host:8786'
+):
+    "In this context joblib's work is done by processes here or by a Dask cluster"
+    if scheduler is None:
+        with joblib.parallel_config(n_jobs=jobs): yield
+        return
+    try: from dask.distributed import Client
+    except ImportError: fail('--scheduler needs Dask: pip install "ganomaly_nb[cluster]"')
+    with Client(scheduler, timeout=10), joblib.parallel_config(backend='dask'): yield
+
 def score_files(
     learn:AnomalyLearner, # Trained
     files:list, # Images
     bs:int, # Batch size
-    skip_errors:bool # List unreadable images on standard error and go on
+    skip_errors:bool, # List unreadable images on standard error and go on
+    blocks:callable=score_blocks # Or `score_parts`: several processes
 ):
     "CSV on standard output; exits with status 1 if there is nothing to score"
     say(csv_text([('file','score','p_value','is_abnormal')]), end='')
     all_scores,all_light,seen = [],[],0
-    for names,scores,light,errors in score_blocks(learn, files, bs):
+    for names,scores,light,errors in blocks(learn, files, bs):
         say(csv_text(score_rows(learn, names, scores)), end='')
         leave_out(errors, skip_errors)
         all_scores.append(scores)
@@ -535,6 +556,8 @@ def ganomaly_score(
                opt=False, nargs='?')=None,
     out:Path=None, # Write a report into this folder: page, tables, overlays
     bs:int=64, # Batch size
+    jobs:int=1, # Processes that score, for lines on standard output
+    scheduler:str=None, # Address of a Dask scheduler whose workers score instead
     skip_errors:store_true=False, # List unreadable images on standard error and go on
     overwrite:store_true=False, # Replace the report in `out`
     trust_pickle:store_true=False, # Open a pickle, which can run any code
@@ -544,11 +567,17 @@ def ganomaly_score(
     "Score an image, or the images of a folder: CSV on standard output, or a report"
     with console():
         check_settings(bs=bs)
+        check_jobs(jobs)
+        alone = jobs==1 and scheduler is None
+        if out and not alone: fail('--jobs and --scheduler do not go with --out')
         learn = open_model(model, trust_pickle)
         if card and path is not None: fail('--card takes a model and no images')
         if card: return say('\n'.join(read_card(model)))
         if path is None: fail('which images? Name an image or a folder after the model')
-        if out is None: return score_files(learn, images_at(path), bs, skip_errors)
+        if out is None:
+            blocks = score_blocks if alone else score_parts
+            with engine(jobs, scheduler):
+                return score_files(learn, images_at(path), bs, skip_errors, blocks)
         about = card_or_threshold(model, learn)
         report_files(learn, path, Path(out), about, bs, skip_errors, overwrite)
 
@@ -738,8 +767,7 @@ def check_grid_files(
     jobs:int # Processes
 ):
     "Raise an error for an argument of `ganomaly_experiment` that is wrong"
-    if jobs<1 and jobs!=-1:
-        raise ValueError(f'jobs must be at least 1, or -1 for all cores, found {jobs}')
+    check_jobs(jobs)
     check_new_file(file, overwrite=True)
     if path is not None and not Path(path).is_dir():
         raise FileNotFoundError(f'no such folder of data: {path}')

@@ -11,7 +11,6 @@ import fastai, joblib, pandas as pd
 from fastprogress.fastprogress import progress_bar
 from sklearn.model_selection import ParameterGrid, train_test_split
 from fastai.basics import *
-from fastai.callback.channelslast import ChannelsLast
 from . import __version__
 from .checks import check_settings, check_size, settings_table
 from .data import *
@@ -27,6 +26,7 @@ from .baselines.egbad import *
 from .baselines.fanogan import *
 from .baselines.skip import *
 from .baselines.alad import *
+from .baselines.adae import *
 from .baselines.variants import *
 from .adversaries import adversary_learner, check_adversary
 
@@ -51,6 +51,7 @@ models = dict(
     fanogan=fanogan_learner,
     skip=skip_ganomaly_learner,
     alad=alad_learner,
+    adae=adae_learner,
     bce=bce_learner,
     anomalib=anomalib_learner,
     plain_init=plain_init_learner,
@@ -59,7 +60,8 @@ models = dict(
 )
 own_scores = dict(vae=('prob','elbo'), egbad=('fm','ce'), anogan=('anogan',),
                   fanogan=('izi_f','izi','ziz'), skip=('both','rec','lat'),
-                  alad=('fm','l1','l2','logits'), control=tuple(controls))
+                  alad=('fm','l1','l2','logits'), adae=('adae','g','d'),
+                  control=tuple(controls))
 sources = dict(
     digits=AnomalyDataLoaders.from_digits,
     mnist=AnomalyDataLoaders.from_mnist,
@@ -89,7 +91,7 @@ def model_options(
     "The options of a model's learner that belong to an experiment: its own, not fastai's"
     of_fastai = {*inspect.signature(Learner.__init__).parameters} - {'lr'}
     return defaults(models[model],
-                    but={*of_fastai,'score','seed','memory','normalise'})
+                    but={*of_fastai,'score','seed','memory','normalise','precision'})
 
 # %% ../nbs/30_experiments.ipynb #0450eae8
 choices = dict(model=models, data=sources, stats=pixel_stats,
@@ -216,8 +218,7 @@ def make_learner(
                              **where)
     make = models[s['model']]
     own = {k:s[k] for k in defaults(make, but=['seed']) if k in s}
-    learn = make(dls, cbs=ChannelsLast(), **own)
-    return learn if s['precision']=='fp32' else getattr(learn, f'to_{s["precision"]}')()
+    return make(dls, **own)
 
 # %% ../nbs/30_experiments.ipynb #bc7c073f
 def read_weights(

@@ -221,7 +221,7 @@ def read_state(
 
 # %% ../nbs/95_files.ipynb #93000061
 not_kept = ('dls','cbs','path','model_dir','metrics','splitter','opt_func','seed',
-            'default_cbs')
+            'default_cbs','precision')
 
 def rebuildable(
     name:str # Where the factory is: 'ganomaly_nb.<module>:<function>'

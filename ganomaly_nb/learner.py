@@ -4,9 +4,10 @@
 
 # %% ../nbs/05_learner.ipynb #3c538f4c
 from __future__ import annotations
-import inspect, io, re, warnings
+import inspect, io, platform, re, warnings
 from contextlib import contextmanager
 from numbers import Real
+from torch.backends.cpu import get_cpu_capability
 from fastai.basics import *
 from fastai.callback.hook import *
 from fastai.callback.fp16 import MixedPrecision
@@ -30,9 +31,9 @@ from .places import PlaceScore # also enters `fitted_scores`
 _all_ = ['CheckpointCallback', 'ResumeCallback','set_all_seeds']
 
 # %% auto #0
-__all__ = ['AnomalyLearner', 'check_same_images', 'check_held_out', 'check_metric', 'check_validation', 'anomaly_learner',
-           'check_together', 'ganomaly_learner', 'show_rows', 'load_exported', 'check_light', 'rebuild', 'load_model',
-           'CheckpointCallback', 'ResumeCallback', 'set_all_seeds']
+__all__ = ['AnomalyLearner', 'check_same_images', 'check_held_out', 'check_metric', 'check_validation', 'has_fast_bf16',
+           'anomaly_learner', 'check_together', 'ganomaly_learner', 'show_rows', 'load_exported', 'check_light',
+           'rebuild', 'load_model', 'CheckpointCallback', 'ResumeCallback', 'set_all_seeds']
 
 # %% ../nbs/05_learner.ipynb #b5c3763f
 class AnomalyLearner(ResumableLearner):
@@ -189,7 +190,8 @@ def fit(self:AnomalyLearner,
     if self.pending_seed is not None: set_all_seeds(self.pending_seed, self.dls)
     self.pending_seed = None
     try:
-        with as_before(self): ResumableLearner.fit(**{**given, 'cbs':cbs})
+        with as_before(self), channels_last(self.model):
+            ResumableLearner.fit(**{**given, 'cbs':cbs})
     except BaseException:
         if self.opt is not None: self.opt.zero_grad()
         raise
@@ -320,6 +322,47 @@ def check_validation(
     for m in L(metrics): check_metric(m, one_class)
     check_held_out(dls)
 
+# %% ../nbs/05_learner.ipynb #9f57b258
+def has_fast_bf16()->bool: # Has the processor instructions for it?
+    "Is bfloat16 faster than float32 on this CPU? On Intel's and AMD's with AVX512"
+    return 'x86' not in platform.machine() or 'AVX512' in get_cpu_capability()
+
+@patch(as_prop=True)
+def on_cpu(self:AnomalyLearner)->bool: # No GPU?
+    "Are the batches made on the CPU?"
+    return torch.device(self.dls.device or 'cpu').type=='cpu'
+
+@patch
+def to_fp32(self:AnomalyLearner)->AnomalyLearner: # The learner
+    "Back to full precision"
+    return self.remove_cbs([BF16CPU, MixedPrecision])
+
+@patch
+def to_bf16(self:AnomalyLearner)->AnomalyLearner: # The learner
+    "Train and score in bfloat16, on a GPU or a CPU"
+    if self.on_cpu and not has_fast_bf16():
+        warnings.warn('this processor has no instructions for bfloat16: '
+                      'it computes the same, but many times slower than fp32')
+    return self.to_fp32().add_cb(BF16CPU() if self.on_cpu else MixedPrecision('bf16'))
+
+@patch
+def to_fp16(self:AnomalyLearner,
+    **kwargs # To fastai's `MixedPrecision`
+)->AnomalyLearner: # The learner
+    "Train and score in float16, on a GPU; raises `ValueError` without one"
+    if self.on_cpu: raise ValueError('float16 needs a GPU: use to_bf16 on a CPU')
+    return self.to_fp32().add_cb(MixedPrecision(**kwargs))
+
+@patch
+def to_precision(self:AnomalyLearner,
+    precision:str # 'fp32', 'bf16' or 'fp16'
+)->AnomalyLearner: # The learner
+    "Train and score in this precision; raises `ValueError` for another word"
+    if precision=='fp32': return self.to_fp32()
+    if precision=='bf16': return self.to_bf16()
+    if precision=='fp16': return self.to_fp16()
+    raise ValueError(f"precision must be 'fp32', 'bf16' or 'fp16', found {precision!r}")
+
 # %% ../nbs/05_learner.ipynb #f2ef6a00
 @delegates(Learner.__init__, but=['dls','model','loss_func'])
 def anomaly_learner(
@@ -336,6 +379,7 @@ def anomaly_learner(
     opt_func:callable=ganomaly_opt, # Optimizer: Adam with betas .5 and .999
     moms:tuple=(0.5,0.5,0.5), # Momentum at the start, middle and end of `fit_one_cycle`
     metrics=None, # Of scores and labels of held-out normals, see `check_metric`
+    precision:str='fp32', # Of training and scores: 'fp32', 'bf16', on a GPU also 'fp16'
     **kwargs
 )->AnomalyLearner: # Ready to `fit`
     "An `AnomalyLearner` for any model"
@@ -349,7 +393,7 @@ def anomaly_learner(
     learn = AnomalyLearner(dls, model, loss_func, opt_func=opt_func, lr=lr, moms=moms,
                            metrics=metrics, cbs=cbs, **kwargs)
     learn.pending_seed = seed
-    return learn
+    return learn.to_precision(precision)
 
 # %% ../nbs/05_learner.ipynb #c44d4e6d
 def check_together(
@@ -646,27 +690,3 @@ def summary(self:AnomalyLearner)->str: # To print
     sums = {'params':n, 'trainable params':trained, 'non-trainable params':n-trained}
     for k,v in sums.items(): text = re.sub(rf'Total {k}: .*', f'Total {k}: {v:,}', text)
     return PrettyString(text)
-
-# %% ../nbs/05_learner.ipynb #9f57b258
-@patch(as_prop=True)
-def on_cpu(self:AnomalyLearner)->bool: # No GPU?
-    "Are the batches made on the CPU?"
-    return torch.device(self.dls.device or 'cpu').type=='cpu'
-
-@patch
-def to_fp32(self:AnomalyLearner)->AnomalyLearner: # The learner
-    "Back to full precision"
-    return self.remove_cbs([BF16CPU, MixedPrecision])
-
-@patch
-def to_bf16(self:AnomalyLearner)->AnomalyLearner: # The learner
-    "Train and score in bfloat16, on a GPU or a CPU"
-    return self.to_fp32().add_cb(BF16CPU() if self.on_cpu else MixedPrecision('bf16'))
-
-@patch
-def to_fp16(self:AnomalyLearner,
-    **kwargs # To fastai's `MixedPrecision`
-)->AnomalyLearner: # The learner
-    "Train and score in float16, on a GPU; raises `ValueError` without one"
-    if self.on_cpu: raise ValueError('float16 needs a GPU: use to_bf16 on a CPU')
-    return self.to_fp32().add_cb(MixedPrecision(**kwargs))

@@ -4,6 +4,7 @@
 
 # %% ../nbs/03_training.ipynb #211807f0
 from __future__ import annotations
+from contextlib import contextmanager
 from fastai.basics import *
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import *
@@ -11,7 +12,8 @@ from .checks import check_settings
 from .networks import init_weights
 
 # %% auto #0
-__all__ = ['ganomaly_opt', 'ganomaly_splitter', 'NumericOptimWrapper', 'TermsCallback', 'GANomalyCallback', 'BF16CPU']
+__all__ = ['ganomaly_splitter', 'NumericOptimWrapper', 'ganomaly_opt', 'Gathered', 'LateLoss', 'TermsCallback',
+           'GANomalyCallback', 'channels_last', 'BF16CPU']
 
 # %% ../nbs/03_training.ipynb #3e716617
 def ganomaly_splitter(
@@ -31,46 +33,91 @@ class NumericOptimWrapper(OptimWrapper):
         groups = super().hypers
         return [{k:v for k,v in h.items() if v is not None} for h in groups]
 
-ganomaly_opt = partial(NumericOptimWrapper, opt=torch.optim.Adam, betas=(0.5,0.999))
+def ganomaly_opt(
+    params, # Parameters, or a list of them for each group
+    lr:float=2e-4, # Learning rate
+    betas:tuple=(0.5,0.999), # Momenta, those of DCGAN
+    **kwargs # To `torch.optim.Adam`
+)->NumericOptimWrapper: # The optimizer
+    "Adam for a GAN; on a GPU in its fused form"
+    params = L(params)
+    first = params[0] if isinstance(params[0], Tensor) else params[0][0]
+    kwargs.setdefault('fused', True if first.is_cuda else None)
+    return NumericOptimWrapper(params, opt=torch.optim.Adam, lr=lr, betas=betas, **kwargs)
 
 # %% ../nbs/03_training.ipynb #d2c5f2e7
+class Gathered:
+    "What a training leaves on the device from one look to the next"
+    def __init__(self,
+        model:nn.Module # It is trained
+    ):
+        self.buffers = list(groupby(model.buffers(), attrgetter('dtype')).values())
+        self.held = torch.zeros((), device=next(model.parameters()).device) # 1: no step
+        self.before,self.last,self.rows,self.copies = [],{},[],[]
+
+    def note_buffers(self):
+        "Note the running statistics before a batch: one copy for each type of number"
+        self.before = [torch.cat([b.flatten() for b in bs]) for bs in self.buffers]
+
+    def add(self,
+        row:dict # Numbers on the device, of one batch
+    ):
+        "Gather what belongs to this batch"
+        self.last = row
+        self.rows.append(row)
+        self.copies.append(self.before)
+
+    def restore(self,
+        i:int # Which of the gathered batches
+    ):
+        "Put the running statistics back to where they were before this batch"
+        for bs,copy in zip(self.buffers, self.copies[i]):
+            parts = copy.split([b.numel() for b in bs])
+            for b,part in zip(bs, parts): b.copy_(part.view_as(b))
+
+    def read(self)->list: # A dictionary of floats for each batch
+        "One transfer from the device; what was gathered is forgotten"
+        rows = self.rows
+        self.rows = []
+        values = torch.stack([torch.stack(list(r.values())) for r in rows]).tolist()
+        return [dict(zip(r, v)) for r,v in zip(rows, values)]
+
+# %% ../nbs/03_training.ipynb #188bd6e1
+class LateLoss(AvgSmoothLoss):
+    "`AvgSmoothLoss` that asks the device for nothing: somebody `tell`s it"
+    def accumulate(self, learn):
+        "Wait"
+
+    def tell(self,
+        loss:float # Of the next batch
+    )->Tensor: # The smoothed loss
+        "Take a loss in"
+        self.count += 1
+        self.val = torch.lerp(tensor(loss), self.val, self.beta)
+        return self.value
+
+    @property
+    def value(self):
+        "Smoothed loss; NaN before the first look"
+        return super().value if self.count else tensor(float('nan'))
+
+# %% ../nbs/03_training.ipynb #80262759
 class TermsCallback(Callback):
-    "Records the loss terms, and stops before NaN or infinity reaches the weights"
+    "Records the loss terms, and keeps NaN and infinity from the weights"
     name = 'terms'
     order = 55 # after mixed precision, clipping and `Recorder`, before the progress bar
     def __init__(self,
-        beta:float=0.98 # Of the smoothed values, as in `Recorder`; from 0 to below 1
+        beta:float=0.98, # Of the smoothed values, as in `Recorder`; from 0 to below 1
+        every:int|None=None # Steps from look to look; None: 1 on a CPU, 50 on a GPU
     ):
         check_settings(beta=beta)
-        self.beta,self.in_fit,self.resumed = beta,False,False
-        self.loss_terms,self.good_buffers = {},[] # name -> history; running statistics
+        if every is not None: check_settings(every=every)
+        self.beta,self.every,self.n_steps = beta,every,1
+        self.in_fit,self.resumed,self.gathered = False,False,None
+        self.loss_terms = {} # name -> history
         self.smooth,self.n_smooth = {},0 # name -> smoothed value; steps that went into it
 
 # %% ../nbs/03_training.ipynb #60437a41
-@patch
-def before_batch(self:TermsCallback):
-    "Remember batch norm's running statistics: a forward pass with NaN would spoil them"
-    if self.training: self.good_buffers = [b.clone() for b in self.learn.model.buffers()]
-
-@patch
-def _check(self:TermsCallback, ok, what):
-    "Stop the training if not `ok`"
-    if ok: return
-    for b,good in zip(self.learn.model.buffers(), self.good_buffers): b.copy_(good)
-    if hasattr(self.learn, 'lr_finder'): raise CancelFitException
-    self.opt.zero_grad()
-    raise FloatingPointError(
-        f'not a finite number in epoch {self.epoch}, batch {self.iter}: {what}. The '
-        'weights are those of the batch before. Try a smaller lr, or gradient clipping')
-
-@patch
-def before_step(self:TermsCallback):
-    "Check the gradients"
-    grads = [p.grad for p in self.learn.model.parameters() if p.grad is not None]
-    norm = nn.utils.get_total_norm(grads)
-    self._check(bool(norm.isfinite()), f'norm of the gradients={norm:.3g}')
-
-# %% ../nbs/03_training.ipynb #84d3c381
 def _mean_over_processes(t):
     "`t`, or its mean over the processes that train one model together"
     if num_distrib()<2: return t
@@ -78,28 +125,118 @@ def _mean_over_processes(t):
     return t/num_distrib()
 
 @patch
+def before_batch(self:TermsCallback):
+    "Note the running statistics: a forward pass with NaN would spoil them"
+    if self.training: self.gathered.note_buffers()
+
+@patch
 def after_loss(self:TermsCallback):
-    "Check and record the loss terms"
+    "Gather loss and terms, without looking at them"
     if not self.training: return
     terms = self.learn.loss_func.terms
     values = torch.stack([self.loss.detach(), *terms.values()])
-    named = dict(zip(('loss',*terms), _mean_over_processes(values).tolist()))
-    found = ', '.join(f'{k}={v:.3g}' for k,v in named.items())
-    self._check(all(map(math.isfinite, named.values())), found)
-    if hasattr(self.learn, 'lr_finder'): return
+    row = dict(zip(('loss',*terms), _mean_over_processes(values)))
+    self.gathered.add({**row, 'norm of the gradients':torch.zeros_like(row['loss'])})
+
+@patch
+def before_step(self:TermsCallback):
+    "Hold the step if anything is not a finite number"
+    grads = [p.grad for ps in self.opt.param_lists for p in ps if p.grad is not None]
+    row = self.gathered.last
+    row['norm of the gradients'] = nn.utils.get_total_norm(grads)
+    self.hold(~torch.stack(list(row.values())).isfinite().all())
+    if self.n_steps==1: self.look()
+
+@patch
+def hold(self:TermsCallback,
+    when:Tensor # True or False, on the device
+):
+    "If so, no step from here on changes the weights"
+    self.gathered.held = torch.maximum(self.gathered.held, when.float())
+    if self.n_steps>1: self.opt.opt.found_inf = self.gathered.held
+
+# %% ../nbs/03_training.ipynb #5dbd3c02
+@patch
+def look(self:TermsCallback):
+    "Read what was gathered, and record it; stop at what is not a finite number"
+    rows = self.gathered.read()
+    for i,row in enumerate(rows):
+        if not all(map(math.isfinite, row.values())): self.stop(row, i, len(rows))
+        if not hasattr(self.learn, 'lr_finder'): self.record(row)
+    if self.n_steps>1:
+        late = self.recorder.smooth_loss
+        self.recorder.losses[-len(rows):] = [late.tell(row['loss']) for row in rows]
+    self.gathered.copies = []
+
+@patch
+def record(self:TermsCallback,
+    row:dict # Numbers of one batch
+):
+    "Add the terms of one batch to history and smoothed values"
     self.n_smooth += 1
-    for k in terms:
-        self.loss_terms.setdefault(k, []).append(named[k])
-        self.smooth[k] = self.beta*self.smooth.get(k, 0.) + (1-self.beta)*named[k]
+    for k in self.learn.loss_func.terms:
+        self.loss_terms.setdefault(k, []).append(row[k])
+        self.smooth[k] = self.beta*self.smooth.get(k, 0.) + (1-self.beta)*row[k]
+
+@patch
+def stop(self:TermsCallback,
+    row:dict, # Numbers of the batch
+    i:int, # Which of those gathered
+    n:int # How many were gathered
+):
+    "Stop the training, with the running statistics from before this batch"
+    self.gathered.restore(i)
+    if self.n_steps>1: vars(self.opt.opt).pop('found_inf', None)
+    if hasattr(self.learn, 'lr_finder'): raise CancelFitException
+    self.opt.zero_grad()
+    norm = row.pop('norm of the gradients')
+    found = ', '.join(f'{k}={v:.3g}' for k,v in row.items())
+    if all(map(math.isfinite, row.values())): found = f'norm of the gradients={norm:.3g}'
+    raise FloatingPointError(
+        f'not a finite number in epoch {self.epoch}, batch {self.iter-n+1+i}: {found}. '
+        'The weights are those of the batch before. '
+        'Try a smaller lr, or gradient clipping')
+
+# %% ../nbs/03_training.ipynb #84d3c381
+@patch
+def steps_to_look(self:TermsCallback)->int: # 1 or more
+    "How many steps are there from look to look?"
+    can_hold = getattr(getattr(self.opt, 'opt', None), 'defaults', {}).get('fused')
+    shown = hasattr(self.learn, 'recorder')
+    if hasattr(self.learn, 'lr_finder') or not (can_hold and shown): return 1
+    return self.every or (1 if self.gathered.held.device.type=='cpu' else 50)
+
+@patch
+def after_batch(self:TermsCallback):
+    "Look, if it is time to"
+    if not self.training or self.n_steps==1: return
+    vars(self.opt.opt).pop('found_inf', None)
+    first,last = self.iter==0,self.iter==self.n_iter-1
+    if first or last or len(self.gathered.rows)>=self.n_steps: self.look()
+
+@patch
+def after_cancel_train(self:TermsCallback):
+    "Look at what is left"
+    if self.gathered.rows: self.look()
+
+@patch
+def after_fit(self:TermsCallback):
+    "What was on the device is not needed any more"
+    self.gathered = None
 
 # %% ../nbs/03_training.ipynb #bfff275e
 @patch
 def before_fit(self:TermsCallback):
     "Start the smoothed values afresh, and add the columns of the loss terms"
     if not self.resumed: self.smooth,self.n_smooth = {},0
-    self.in_fit = False
+    self.in_fit,self.gathered = False,Gathered(self.learn.model)
+    self.n_steps = self.steps_to_look()
     if not hasattr(self.learn, 'recorder'): return
     self.recorder.loss_terms = self.loss_terms
+    kind = AvgSmoothLoss if self.n_steps==1 else LateLoss
+    smooth_loss = kind(self.recorder.smooth_loss.beta)
+    smooth_loss.reset()
+    vars(self.recorder)['smooth_loss'] = smooth_loss # setattr would warn of `learn`'s own
     time = L('time') if self.recorder.add_time else L()
     names = self.recorder.metric_names
     ours = L(self.learn.loss_func.names)
@@ -145,17 +282,29 @@ class GANomalyCallback(TermsCallback):
     name = 'ganomaly'
     def __init__(self,
         d_min:float=1e-5, # D starts afresh when its loss falls below; 0: never
-        beta:float=0.98 # Of the smoothed values, as in `Recorder`; from 0 to below 1
+        beta:float=0.98, # Of the smoothed values, as in `Recorder`; from 0 to below 1
+        every:int|None=None # Steps from look to look; None: 1 on a CPU, 50 on a GPU
     ):
-        super().__init__(beta)
+        super().__init__(beta, every)
         check_settings(d_min=d_min)
         self.d_min,self.n_resets = d_min,0
 
     def after_step(self):
-        "Give D new weights if its last loss is below `d_min`"
+        "Hold the steps to come if D's last loss is below `d_min`"
         if hasattr(self.learn, 'lr_finder'): return
-        d_real,d_fake = [self.loss_terms[k][-1] for k in ('d_real','d_fake')]
-        if (d_real+d_fake)/2 >= self.d_min: return
+        last = self.gathered.last
+        self.hold((last['d_real']+last['d_fake'])/2<self.d_min)
+        if self.n_steps==1: self.renew()
+
+    def look(self):
+        "As in `TermsCallback`; then give D new weights, if it needs them"
+        super().look()
+        if self.n_steps>1: self.renew()
+
+    def renew(self):
+        "Give D new weights if the steps are held for its sake"
+        if not self.gathered.held: return
+        self.gathered.held.zero_()
         d = get_model(self.learn.model).discriminator.apply(init_weights)
         if num_distrib()>1:
             for p in d.parameters(): torch.distributed.broadcast(p.data, 0)
@@ -171,6 +320,16 @@ class GANomalyCallback(TermsCallback):
         "Go on from there with the next `fit`"
         super().set_state(state)
         self.n_resets = state['n_resets']
+
+# %% ../nbs/03_training.ipynb #064d53f5
+@contextmanager
+def channels_last(
+    model:nn.Module # Any
+):
+    "In this context the weights of convolutions lie in memory with their channels last"
+    model.to(memory_format=torch.channels_last)
+    try: yield model
+    finally: model.to(memory_format=torch.contiguous_format)
 
 # %% ../nbs/03_training.ipynb #03fce5d2
 class BF16CPU(Callback):

@@ -14,9 +14,11 @@ from ganomaly_nb.baselines.egbad import egbad_learner
 from ganomaly_nb.baselines.fanogan import fanogan_learner
 from ganomaly_nb.baselines.skip import skip_ganomaly_learner
 from ganomaly_nb.baselines.alad import alad_learner
+from ganomaly_nb.baselines.adae import adae_learner
 
 learners = dict(ganomaly=ganomaly_learner, activations=partial(ganomaly_learner, score='activations'), vae=vae_learner, anogan=partial(anogan_learner, steps=60), egbad=egbad_learner,
-                fanogan=fanogan_learner, skip=skip_ganomaly_learner, alad=alad_learner)
+                fanogan=fanogan_learner, skip=skip_ganomaly_learner, alad=alad_learner,
+                adae=adae_learner)
 
 
 def make(name, seed=0, epochs=1, n_train=None, abnormal=0, nf=8, **kwargs):
