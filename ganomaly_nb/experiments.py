@@ -25,6 +25,7 @@ from .baselines.anogan import *
 from .baselines.egbad import *
 from .baselines.fanogan import *
 from .baselines.skip import *
+from .baselines.alad import *
 from .baselines.adae import *
 from .baselines.variants import *
 from .adversaries import adversary_learner, check_adversary
@@ -49,6 +50,7 @@ models = dict(
     egbad=egbad_learner,
     fanogan=fanogan_learner,
     skip=skip_ganomaly_learner,
+    alad=alad_learner,
     adae=adae_learner,
     bce=bce_learner,
     anomalib=anomalib_learner,
@@ -58,7 +60,7 @@ models = dict(
 )
 own_scores = dict(vae=('prob','elbo'), egbad=('fm','ce'), anogan=('anogan',),
                   fanogan=('izi_f','izi','ziz'), skip=('both','rec','lat'),
-                  adae=('adae','g','d'),
+                  alad=('fm','l1','l2','logits'), adae=('adae','g','d'),
                   control=tuple(controls))
 sources = dict(
     digits=AnomalyDataLoaders.from_digits,

@@ -13,10 +13,11 @@ from ganomaly_nb.baselines.anogan import anogan_learner
 from ganomaly_nb.baselines.egbad import egbad_learner
 from ganomaly_nb.baselines.fanogan import fanogan_learner
 from ganomaly_nb.baselines.skip import skip_ganomaly_learner
+from ganomaly_nb.baselines.alad import alad_learner
 from ganomaly_nb.baselines.adae import adae_learner
 
 learners = dict(ganomaly=ganomaly_learner, activations=partial(ganomaly_learner, score='activations'), vae=vae_learner, anogan=partial(anogan_learner, steps=60), egbad=egbad_learner,
-                fanogan=fanogan_learner, skip=skip_ganomaly_learner,
+                fanogan=fanogan_learner, skip=skip_ganomaly_learner, alad=alad_learner,
                 adae=adae_learner)
 
 
@@ -42,7 +43,7 @@ def weights(learn): return torch.cat([p.detach().flatten() for p in learn.model.
 
 
 @pytest.fixture(scope='module', params=learners)
-def learn(request): return make(request.param, epochs=4)
+def learn(request): return make(request.param, epochs=8 if request.param=='alad' else 4) # after 4 its features say nothing yet
 
 
 def test_scores(learn):
@@ -54,7 +55,7 @@ def test_scores(learn):
     s,y = scores(learn, learn.dls.test.new(ImageSet(torch.cat([x, 255-x]), [0]*len(x)+[1]*len(x))))
     assert auroc(y, s)>.9
     assert learn.validate() and set(learn.recorder.loss_terms)==set(learn.loss_func.names)
-    assert all(len(v)==4*len(learn.dls.train) for v in learn.recorder.loss_terms.values())
+    assert all(len(v)==learn.n_epoch*len(learn.dls.train) for v in learn.recorder.loss_terms.values())
 
 
 def test_batch_independence(learn):

@@ -10,6 +10,7 @@ from ganomaly_nb.learner import ganomaly_learner
 from ganomaly_nb.baselines.egbad import egbad_learner
 from ganomaly_nb.baselines.fanogan import fanogan_learner
 from ganomaly_nb.baselines.skip import skip_ganomaly_learner
+from ganomaly_nb.baselines.alad import alad_learner
 from ganomaly_nb.baselines.adae import adae_learner
 from ganomaly_nb.deployment import *
 
@@ -107,7 +108,7 @@ def test_onnx_of_fitted_scores(learn, images, score):
     check_same(run(onnxruntime.InferenceSession(as_onnx(other).SerializeToString()), images), other, images)
 
 
-@pytest.mark.parametrize('make', [egbad_learner,fanogan_learner,skip_ganomaly_learner,adae_learner])
+@pytest.mark.parametrize('make', [egbad_learner,fanogan_learner,skip_ganomaly_learner,alad_learner,adae_learner])
 def test_colours_and_other_models(tmp_path, make):
     "Three channels, another scale, another model"
     x = np.random.default_rng(0).integers(0, 256, (90,16,16,3), dtype=np.uint8)

@@ -26,7 +26,7 @@ def wheel(tmp_path_factory, env):
 def test_wheel(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {f'ganomaly_nb/{m}.py' for m in ('data','networks','losses','training','scoring','learner','evaluation','images','checks','xray/__init__','xray/scans','xray/projection','xray/simulator','experiments','widgets','course',
-                                            'baselines/__init__','baselines/vae','baselines/anogan','baselines/egbad','baselines/fanogan','baselines/skip','baselines/adae','baselines/variants','adversaries')} <= set(names)
+                                            'baselines/__init__','baselines/vae','baselines/anogan','baselines/egbad','baselines/fanogan','baselines/skip','baselines/alad','baselines/adae','baselines/variants','adversaries')} <= set(names)
     assert 'ganomaly_nb/py.typed' in names
     assert not [n for n in names if n.startswith(('nbs','tests','docs','benchmarks'))]
     meta = {Path(n).name: zipfile.ZipFile(wheel).read(n).decode() for n in names if n.endswith(('METADATA','entry_points.txt'))}

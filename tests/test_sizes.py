@@ -8,6 +8,7 @@ from ganomaly_nb.baselines.anogan import anogan_learner
 from ganomaly_nb.baselines.egbad import egbad_learner
 from ganomaly_nb.baselines.fanogan import fanogan_learner
 from ganomaly_nb.baselines.skip import skip_ganomaly_learner
+from ganomaly_nb.baselines.alad import alad_learner
 from ganomaly_nb.baselines.adae import adae_learner
 from ganomaly_nb.baselines.vae import vae_learner
 from ganomaly_nb.controls import controls, fit_control, control_scores
@@ -54,7 +55,7 @@ def quiet(f, *args, **kwargs):
 
 # sizes
 
-makers = dict(ganomaly=ganomaly_learner, vae=vae_learner, anogan=anogan_learner, egbad=egbad_learner, fanogan=fanogan_learner, skip=skip_ganomaly_learner, adae=adae_learner)
+makers = dict(ganomaly=ganomaly_learner, vae=vae_learner, anogan=anogan_learner, egbad=egbad_learner, fanogan=fanogan_learner, skip=skip_ganomaly_learner, alad=alad_learner, adae=adae_learner)
 
 @pytest.mark.parametrize('make', makers.values(), ids=makers)
 @pytest.mark.parametrize('size', [(16,28),(24,16)], ids=str)
