@@ -312,7 +312,7 @@ def test_pickle_of_another_version(tmp_path, monkeypatch):
             load(tmp_path/'old.pkl')
 
 
-@pytest.mark.parametrize('module,name,kwargs', [('vae','vae',dict(score='elbo')), ('anogan','anogan',dict(steps=3)), ('egbad','egbad',dict(alpha=.5)), ('fanogan','fanogan',dict(kappa=.5)), ('skip','skip_ganomaly',dict(skips=False, alpha=.5)), ('alad','alad',dict(w_xx=.5, w_zz=2., spectral=False, stacked=True, score='logits')), ('adae','adae',dict(w_fake=.5, score='d')),
+@pytest.mark.parametrize('module,name,kwargs', [('vae','vae',dict(score='elbo')), ('anogan','anogan',dict(steps=3)), ('egbad','egbad',dict(alpha=.5)), ('egbad','egbad',dict(score='ce')), ('fanogan','fanogan',dict(kappa=.5)), ('skip','skip_ganomaly',dict(skips=False, alpha=.5)), ('alad','alad',dict(w_xx=.5, w_zz=2., spectral=False, stacked=True, score='logits')), ('adae','adae',dict(w_fake=.5, score='d')),
                                                 ('variants','bce',{}), ('variants','anomalib',{}), ('variants','plain_init',{})])
 def test_every_model_in_a_file(tmp_path, module, name, kwargs):
     make = getattr(__import__(f'ganomaly_nb.baselines.{module}', fromlist=['x']), f'{name}_learner')

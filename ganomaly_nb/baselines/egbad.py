@@ -117,7 +117,8 @@ def egbad_learner(
     **kwargs
 )->AnomalyLearner: # Ready to `fit`
     "A fastai `Learner` that trains EGBAD and predicts anomaly scores"
-    egbad_score([torch.zeros(1,1)]*5, alpha, score) # refuses bad settings before any work
+    nothing = torch.zeros(1, 1, device='cpu')
+    egbad_score([nothing]*5, alpha, score) # refuses bad settings before any work
     score_func = partial(egbad_score, alpha=alpha, score=score)
     cbs = [TermsCallback(), *L(cbs)]
     return anomaly_learner(dls, EGBAD, EGBADLoss(), score_func, lr=lr, cbs=cbs,
