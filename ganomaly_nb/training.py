@@ -67,20 +67,23 @@ class Gathered:
         self.rows.append(row)
         self.copies.append(self.before)
 
-    def restore(self,
-        i:int # Which of the gathered batches
-    ):
-        "Put the running statistics back to where they were before this batch"
-        for bs,copy in zip(self.buffers, self.copies[i]):
-            parts = copy.split([b.numel() for b in bs])
-            for b,part in zip(bs, parts): b.copy_(part.view_as(b))
+# %% ../nbs/03_training.ipynb #1e0551ca
+@patch
+def restore(self:Gathered,
+    i:int # Which of the gathered batches
+):
+    "Put the running statistics back to where they were before this batch"
+    for bs,copy in zip(self.buffers, self.copies[i]):
+        parts = copy.split([b.numel() for b in bs])
+        for b,part in zip(bs, parts): b.copy_(part.view_as(b))
 
-    def read(self)->list: # A dictionary of floats for each batch
-        "One transfer from the device; what was gathered is forgotten"
-        rows = self.rows
-        self.rows = []
-        values = torch.stack([torch.stack(list(r.values())) for r in rows]).tolist()
-        return [dict(zip(r, v)) for r,v in zip(rows, values)]
+@patch
+def read(self:Gathered)->list: # A dictionary of floats for each batch
+    "One transfer from the device; what was gathered is forgotten"
+    rows = self.rows
+    self.rows = []
+    values = torch.stack([torch.stack(list(r.values())) for r in rows]).tolist()
+    return [dict(zip(r, v)) for r,v in zip(rows, values)]
 
 # %% ../nbs/03_training.ipynb #188bd6e1
 class LateLoss(AvgSmoothLoss):
@@ -140,6 +143,7 @@ def after_loss(self:TermsCallback):
     row = dict(zip(('loss',*terms), _mean_over_processes(values)))
     self.gathered.add({**row, 'norm of the gradients':torch.zeros_like(row['loss'])})
 
+# %% ../nbs/03_training.ipynb #4245858f
 @patch
 def before_step(self:TermsCallback):
     "Hold the step if anything is not a finite number"
@@ -180,6 +184,7 @@ def record(self:TermsCallback,
         self.loss_terms.setdefault(k, []).append(row[k])
         self.smooth[k] = self.beta*self.smooth.get(k, 0.) + (1-self.beta)*row[k]
 
+# %% ../nbs/03_training.ipynb #f80c75f8
 @patch
 def stop(self:TermsCallback,
     row:dict, # Numbers of the batch
@@ -244,6 +249,7 @@ def before_fit(self:TermsCallback):
     ours = L(self.learn.loss_func.names)
     self.recorder.metric_names = L(names[:len(names)-len(time)]) + ours + time
 
+# %% ../nbs/03_training.ipynb #f1e0fb97
 @patch
 def before_train(self:TermsCallback):
     "A validation from here on belongs to an epoch"
@@ -303,25 +309,30 @@ class GANomalyCallback(TermsCallback):
         super().look()
         if self.n_steps>1: self.renew()
 
-    def renew(self):
-        "Give D new weights if the steps are held for its sake"
-        if not self.gathered.held: return
-        self.gathered.held.zero_()
-        d = get_model(self.learn.model).discriminator.apply(init_weights)
-        if num_distrib()>1:
-            for p in d.parameters(): torch.distributed.broadcast(p.data, 0)
-        self.n_resets += 1
+# %% ../nbs/03_training.ipynb #4394ae0a
+@patch
+def renew(self:GANomalyCallback):
+    "Give D new weights if the steps are held for its sake"
+    if not self.gathered.held: return
+    self.gathered.held.zero_()
+    d = get_model(self.learn.model).discriminator.apply(init_weights)
+    if num_distrib()>1:
+        for p in d.parameters(): torch.distributed.broadcast(p.data, 0)
+    self.n_resets += 1
 
-    def state(self)->dict: # Plain numbers, lists and dictionaries
-        "What a checkpoint must keep of this callback"
-        return dict(super().state(), n_resets=self.n_resets)
+# %% ../nbs/03_training.ipynb #5cebc463
+@patch
+def state(self:GANomalyCallback)->dict: # Plain numbers, lists and dictionaries
+    "What a checkpoint must keep of this callback"
+    return dict(TermsCallback.state(self), n_resets=self.n_resets)
 
-    def set_state(self,
-        state:dict # What `state` gave
-    ):
-        "Go on from there with the next `fit`"
-        super().set_state(state)
-        self.n_resets = state['n_resets']
+@patch
+def set_state(self:GANomalyCallback,
+    state:dict # What `state` gave
+):
+    "Go on from there with the next `fit`"
+    TermsCallback.set_state(self, state)
+    self.n_resets = state['n_resets']
 
 # %% ../nbs/03_training.ipynb #064d53f5
 @contextmanager
