@@ -35,8 +35,8 @@ version_said = f'ganomaly_nb {__version__}'
 __all__ = ['print_version', 'version_said', 'fail', 'one_line', 'on_terminal', 'note', 'show_progress', 'say', 'escaped_output',
            'plain_warnings', 'console', 'check_out', 'find_checkpoint', 'read_folder', 'found_lines', 'check_training',
            'start_training', 'EpochLines', 'run_training', 'rates', 'compare', 'model_card', 'write_model', 'read_card',
-           'card_or_threshold', 'train_model', 'ganomaly_train', 'is_pickle', 'open_model', 'images_at', 'score_rows',
-           'csv_text', 'leave_out', 'warn_of_drift', 'check_jobs', 'engine', 'score_files', 'report_files',
+           'card_or_threshold', 'train_model', 'ganomaly_train', 'is_pickle', 'open_model', 'images_at', 'check_jobs',
+           'score_rows', 'engine', 'csv_text', 'leave_out', 'warn_of_drift', 'score_files', 'report_files',
            'ganomaly_score', 'recalibrate', 'ganomaly_calibrate', 'demo_digit', 'best_control', 'demo_row', 'plot_demo',
            'check_demo', 'run_demo', 'ganomaly_demo', 'read_value', 'read_grid', 'check_grid_files', 'talk_aside',
            'report', 'ganomaly_experiment']
@@ -437,6 +437,13 @@ def images_at(
     if not files: raise ValueError(f'no images in {path}')
     return list(files)
 
+def check_jobs(
+    jobs:int # Processes
+):
+    "Raise `ValueError` for a number of processes that cannot be"
+    if jobs<1 and jobs!=-1:
+        raise ValueError(f'jobs must be at least 1, or -1 for all cores, found {jobs}')
+
 # %% ../nbs/09_commands.ipynb #5b1d7ca7
 def score_rows(
     learn:AnomalyLearner, # Trained
@@ -448,6 +455,19 @@ def score_rows(
     if cal is None: return [(f, f'{s:.6g}', '', '') for f,s in zip(files, scores)]
     p,flags = cal.p_value(scores),cal.is_abnormal(scores).int().tolist()
     return [(f, f'{s:.6g}', f'{q:.4g}', o) for f,s,q,o in zip(files, scores, p, flags)]
+
+@contextmanager
+def engine(
+    jobs:int, # Processes here
+    scheduler:str=None # Address of a Dask scheduler, such as 'tcp://host:8786'
+):
+    "In this context joblib's work is done by processes here or by a Dask cluster"
+    if scheduler is None:
+        with joblib.parallel_config(n_jobs=jobs): yield
+        return
+    try: from dask.distributed import Client
+    except ImportError: fail('--scheduler needs Dask: pip install "ganomaly_nb[cluster]"')
+    with Client(scheduler, timeout=10), joblib.parallel_config(backend='dask'): yield
 
 # %% ../nbs/09_commands.ipynb #09c00026
 def csv_text(
@@ -480,26 +500,6 @@ def warn_of_drift(
              'compared with theirs')
 
 # %% ../nbs/09_commands.ipynb #49f59df2
-def check_jobs(
-    jobs:int # Processes
-):
-    "Raise `ValueError` for a number of processes that cannot be"
-    if jobs<1 and jobs!=-1:
-        raise ValueError(f'jobs must be at least 1, or -1 for all cores, found {jobs}')
-
-@contextmanager
-def engine(
-    jobs:int, # Processes here
-    scheduler:str=None # Address of a Dask scheduler, such as 'tcp://host:8786'
-):
-    "In this context joblib's work is done by processes here or by a Dask cluster"
-    if scheduler is None:
-        with joblib.parallel_config(n_jobs=jobs): yield
-        return
-    try: from dask.distributed import Client
-    except ImportError: fail('--scheduler needs Dask: pip install "ganomaly_nb[cluster]"')
-    with Client(scheduler, timeout=10), joblib.parallel_config(backend='dask'): yield
-
 def score_files(
     learn:AnomalyLearner, # Trained
     files:list, # Images
