@@ -217,7 +217,6 @@ def steps_to_look(self:TermsCallback)->int: # 1 or more
 def after_batch(self:TermsCallback):
     "Look, if it is time to"
     if not self.training or self.n_steps==1: return
-    vars(self.opt.opt).pop('found_inf', None)
     first,last = self.iter==0,self.iter==self.n_iter-1
     if first or last or len(self.gathered.rows)>=self.n_steps: self.look()
 
@@ -238,6 +237,7 @@ def before_fit(self:TermsCallback):
     if not self.resumed: self.smooth,self.n_smooth = {},0
     self.in_fit,self.gathered = False,Gathered(self.learn.model)
     self.n_steps = self.steps_to_look()
+    vars(getattr(self.opt, 'opt', self.opt)).pop('found_inf', None) # if one was left
     if not hasattr(self.learn, 'recorder'): return
     self.recorder.loss_terms = self.loss_terms
     kind = AvgSmoothLoss if self.n_steps==1 else LateLoss
