@@ -31,7 +31,7 @@ from .places import PlaceScore # also enters `fitted_scores`
 _all_ = ['CheckpointCallback', 'ResumeCallback','set_all_seeds']
 
 # %% auto #0
-__all__ = ['AnomalyLearner', 'check_same_images', 'check_held_out', 'check_metric', 'check_validation', 'has_fast_bf16',
+__all__ = ['AnomalyLearner', 'check_same_images', 'check_held_out', 'check_metric', 'has_fast_bf16', 'check_validation',
            'anomaly_learner', 'check_together', 'ganomaly_learner', 'show_rows', 'load_exported', 'check_light',
            'rebuild', 'load_model', 'CheckpointCallback', 'ResumeCallback', 'set_all_seeds']
 
@@ -246,6 +246,15 @@ def no_preds(self:AnomalyLearner,
     more = [none]*(with_decoded+with_loss)
     return (*[images]*with_input, none, y, *more)
 
+@patch
+@delegates(Learner.validate)
+def validate(self:AnomalyLearner,
+    *args, # ds_idx, dl and cbs, as in fastai
+    **kwargs
+)->list: # The loss, and metrics if there are any
+    "The loss over a loader"
+    with as_before(self): return Learner.validate(self, *args, **kwargs)
+
 # %% ../nbs/05_learner.ipynb #05a00021
 @patch
 @delegates(Learner.get_preds)
@@ -269,16 +278,6 @@ def get_preds(self:AnomalyLearner,
     if not isinstance(dl, AnomalyDL): return res
     scores = res[int(kwargs.get('with_input', False))]
     return tuple(o if o is None else dl.per_image(scores, o) for o in res)
-
-# %% ../nbs/05_learner.ipynb #05a00044
-@patch
-@delegates(Learner.validate)
-def validate(self:AnomalyLearner,
-    *args, # ds_idx, dl and cbs, as in fastai
-    **kwargs
-)->list: # The loss, and metrics if there are any
-    "The loss over a loader"
-    with as_before(self): return Learner.validate(self, *args, **kwargs)
 
 # %% ../nbs/05_learner.ipynb #05a00022
 def check_held_out(
@@ -311,17 +310,6 @@ def check_metric(
         raise ValueError(f'{metric.name} cannot be a metric here: metrics see held-out '
                          'normals only, all of label 0. Use TestAUROCMonitorOnly')
 
-# %% ../nbs/05_learner.ipynb #05a0002e
-def check_validation(
-    dls:AnomalyDataLoaders, # The data
-    metrics=None # Of scores and labels of the validation set
-):
-    "Can the validation set give a threshold, and these metrics?"
-    y = dls.valid.dataset.y
-    one_class = y is None or len(y.unique())<2
-    for m in L(metrics): check_metric(m, one_class)
-    check_held_out(dls)
-
 # %% ../nbs/05_learner.ipynb #9f57b258
 def has_fast_bf16()->bool: # Has the processor instructions for it?
     "Is bfloat16 faster than float32 on this CPU? On Intel's and AMD's with AVX512"
@@ -345,6 +333,7 @@ def to_bf16(self:AnomalyLearner)->AnomalyLearner: # The learner
                       'it computes the same, but many times slower than fp32')
     return self.to_fp32().add_cb(BF16CPU() if self.on_cpu else MixedPrecision('bf16'))
 
+# %% ../nbs/05_learner.ipynb #04541597
 @patch
 def to_fp16(self:AnomalyLearner,
     **kwargs # To fastai's `MixedPrecision`
@@ -362,6 +351,17 @@ def to_precision(self:AnomalyLearner,
     if precision=='bf16': return self.to_bf16()
     if precision=='fp16': return self.to_fp16()
     raise ValueError(f"precision must be 'fp32', 'bf16' or 'fp16', found {precision!r}")
+
+# %% ../nbs/05_learner.ipynb #05a0002e
+def check_validation(
+    dls:AnomalyDataLoaders, # The data
+    metrics=None # Of scores and labels of the validation set
+):
+    "Can the validation set give a threshold, and these metrics?"
+    y = dls.valid.dataset.y
+    one_class = y is None or len(y.unique())<2
+    for m in L(metrics): check_metric(m, one_class)
+    check_held_out(dls)
 
 # %% ../nbs/05_learner.ipynb #f2ef6a00
 @delegates(Learner.__init__, but=['dls','model','loss_func'])
@@ -390,8 +390,8 @@ def anomaly_learner(
     if seed is not None: set_all_seeds(seed, dls)
     model = arch(dls.size, nz, dls.nc, nf, n_extra)
     cbs = [ScoreCallback(score_func), *L(cbs)]
-    learn = AnomalyLearner(dls, model, loss_func, opt_func=opt_func, lr=lr, moms=moms,
-                           metrics=metrics, cbs=cbs, **kwargs)
+    how = dict(opt_func=opt_func, lr=lr, moms=moms, metrics=metrics, cbs=cbs)
+    learn = AnomalyLearner(dls, model, loss_func, **how, **kwargs)
     learn.pending_seed = seed
     return learn.to_precision(precision)
 

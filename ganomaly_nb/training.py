@@ -211,7 +211,8 @@ def steps_to_look(self:TermsCallback)->int: # 1 or more
     can_hold = getattr(getattr(self.opt, 'opt', None), 'defaults', {}).get('fused')
     shown = hasattr(self.learn, 'recorder')
     if hasattr(self.learn, 'lr_finder') or not (can_hold and shown): return 1
-    return self.every or (1 if self.gathered.held.device.type=='cpu' else 50)
+    on_cpu = next(self.learn.model.parameters()).device.type=='cpu'
+    return self.every or (1 if on_cpu else 50)
 
 @patch
 def after_batch(self:TermsCallback):
@@ -223,21 +224,14 @@ def after_batch(self:TermsCallback):
 @patch
 def after_cancel_train(self:TermsCallback):
     "Look at what is left"
-    if self.gathered.rows: self.look()
-
-@patch
-def after_fit(self:TermsCallback):
-    "What was on the device is not needed any more"
-    self.gathered = None
+    if self.gathered and self.gathered.rows: self.look()
 
 # %% ../nbs/03_training.ipynb #bfff275e
 @patch
 def before_fit(self:TermsCallback):
     "Start the smoothed values afresh, and add the columns of the loss terms"
     if not self.resumed: self.smooth,self.n_smooth = {},0
-    self.in_fit,self.gathered = False,Gathered(self.learn.model)
-    self.n_steps = self.steps_to_look()
-    vars(getattr(self.opt, 'opt', self.opt)).pop('found_inf', None) # if one was left
+    self.in_fit,self.n_steps = False,self.steps_to_look()
     if not hasattr(self.learn, 'recorder'): return
     self.recorder.loss_terms = self.loss_terms
     kind = AvgSmoothLoss if self.n_steps==1 else LateLoss
@@ -252,8 +246,11 @@ def before_fit(self:TermsCallback):
 # %% ../nbs/03_training.ipynb #f1e0fb97
 @patch
 def before_train(self:TermsCallback):
-    "A validation from here on belongs to an epoch"
+    "A new epoch: nothing is gathered, no step is held, and a validation belongs to it"
+    self.gathered = Gathered(self.learn.model)
     self.in_fit,self.resumed = True,False
+    opt = getattr(self.opt, 'opt', None)
+    if hasattr(opt, 'found_inf'): del opt.found_inf # an interruption left it
 
 @patch
 def after_validate(self:TermsCallback):

@@ -176,7 +176,6 @@ class AnoGANCallback(TermsCallback):
 
     def after_fit(self):
         "No bar any more, also after an interruption"
-        super().after_fit()
         get_model(self.learn.model).show_bar = False
 
 def search_score(
