@@ -123,7 +123,8 @@ def row_digests(
 )->list: # Of bytes
     "A digest of the pixels of each image"
     def one(x): return hashlib.blake2b(np.ascontiguousarray(x), digest_size=16).digest()
-    return [one(o) for o in images]
+    # a row at a time: a tensor would make a tensor of each row before the first is read
+    return [one(o) for o in np.asarray(images)]
 
 # %% ../nbs/94_batches.ipynb #5ee1a003
 def check_labels(

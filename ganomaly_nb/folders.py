@@ -5,6 +5,7 @@
 # %% ../nbs/93_folders.ipynb #be5ee456
 from __future__ import annotations
 import re, warnings
+from collections import Counter
 import numpy as np, pandas as pd
 from pathlib import Path
 from fastcore.all import L, patch
@@ -205,14 +206,14 @@ def find_duplicates(
     names:list # What each is called
 )->list: # Tuples of names, and of the kinds of the images
     "Images of the same content, unless all are of one kind in the test set"
-    groups = {}
+    times,groups = Counter(digests),{}
     for d,kind,name in zip(digests, kinds, names):
-        groups.setdefault(d, []).append((kind,name))
+        if times[d]>1: groups.setdefault(d, []).append((kind,name))
     same = []
     for group in groups.values():
         of,called = zip(*group)
         harmless = of[0].startswith('test') and len(set(of))==1
-        if len(group)>1 and not harmless: same.append((called, of))
+        if not harmless: same.append((called, of))
     return same
 
 # %% ../nbs/93_folders.ipynb #b00e472f
