@@ -370,8 +370,7 @@ def train_model(
 def ganomaly_train(
     path:Path, # Folder with train/normal, perhaps test/normal and test/<anything else>
     out:Path='model.safetensors', # File to write; a name in .pkl: fastai's export
-    # side of the images in pixels, or height,width
-    size:Param('Side of the images in pixels, or height,width', read_size)=64,
+    size:read_size=64, # Side of the images in pixels, or height,width
     fit:str='squash', # How pictures are brought to the size: squash, pad or crop
     windows:int=None, # Pixels from one window to the next, at most `size`; none: shrink
     worst:int=1, # How many of the worst windows make the score of a picture
@@ -461,13 +460,15 @@ def engine(
     jobs:int, # Processes here
     scheduler:str=None # Address of a Dask scheduler, such as 'tcp://host:8786'
 ):
-    "In this context joblib's work is done by processes here or by a Dask cluster"
+    "In this context processes here, or a Dask cluster, do the work; gives what scores"
     if scheduler is None:
-        with joblib.parallel_config(n_jobs=jobs): yield
+        blocks = score_blocks if jobs==1 else score_parts
+        with joblib.parallel_config(n_jobs=jobs): yield blocks
         return
     try: from dask.distributed import Client
     except ImportError: fail('--scheduler needs Dask: pip install "ganomaly_nb[cluster]"')
-    with Client(scheduler, timeout=10), joblib.parallel_config(backend='dask'): yield
+    with Client(scheduler, timeout=10), joblib.parallel_config(backend='dask'):
+        yield score_parts
 
 # %% ../nbs/09_commands.ipynb #09c00026
 def csv_text(
@@ -568,15 +569,14 @@ def ganomaly_score(
     with console():
         check_settings(bs=bs)
         check_jobs(jobs)
-        alone = jobs==1 and scheduler is None
-        if out and not alone: fail('--jobs and --scheduler do not go with --out')
+        several = jobs!=1 or scheduler is not None
+        if out and several: fail('--jobs and --scheduler do not go with --out')
         learn = open_model(model, trust_pickle)
         if card and path is not None: fail('--card takes a model and no images')
         if card: return say('\n'.join(read_card(model)))
         if path is None: fail('which images? Name an image or a folder after the model')
         if out is None:
-            blocks = score_blocks if alone else score_parts
-            with engine(jobs, scheduler):
+            with engine(jobs, scheduler) as blocks:
                 return score_files(learn, images_at(path), bs, skip_errors, blocks)
         about = card_or_threshold(model, learn)
         report_files(learn, path, Path(out), about, bs, skip_errors, overwrite)

@@ -122,18 +122,21 @@ class ALAD(nn.Module):
         if spectral: self.divide_weights()
         self.apply(init_weights)
 
-    def divide_weights(self):
-        "Spectral normalisation of all layers of encoder and discriminators but the last"
-        D = self.discriminator
-        make_spectral(self.encoder.main, but=1)
-        for layers in (D.xz.image,D.xz.code,D.xz.pair): make_spectral(layers)
-        for layers in (D.xx.features,D.zz.features): make_spectral(layers)
+# %% ../../nbs/16b_alad.ipynb #a68fb63e
+@patch
+def divide_weights(self:ALAD):
+    "Spectral normalisation of all layers of encoder and discriminators but the last"
+    D = self.discriminator
+    make_spectral(self.encoder.main, but=1)
+    for layers in (D.xz.image,D.xz.code,D.xz.pair): make_spectral(layers)
+    for layers in (D.xx.features,D.zz.features): make_spectral(layers)
 
-    def features(self,
-        x:Tensor # Images (N, nc, height, width)
-    )->Tensor: # (N, length)
-        "f_xx(x, x)"
-        return self.discriminator.xx(x, x)[1]
+@patch
+def features(self:ALAD,
+    x:Tensor # Images (N, nc, height, width)
+)->Tensor: # (N, length)
+    "f_xx(x, x)"
+    return self.discriminator.xx(x, x)[1]
 
 # %% ../../nbs/16b_alad.ipynb #ecf3bef1
 @patch
