@@ -41,7 +41,7 @@ def main():
     make_slides(build/'extra'/'slides')
     make_sheet(build/'extra'/'guide'/'cheat_sheet.pdf')
     shutil.rmtree(new, ignore_errors=True)
-    args = ['-q','-E','-W','--keep-going','-c',Path(__file__).parent,'-d',build/'doctrees',build/'pages',new]
+    args = ['-j','auto','-q','-E','-W','--keep-going','-c',Path(__file__).parent,'-d',build/'doctrees',build/'pages',new]
     if build_main(list(map(str, args))): return 'the site has warnings: see above'
     if bad := broken_links(new): return '\n'.join(['links that lead nowhere:', *bad])
     (new/'sitemap.xml').write_text(sitemap(new), encoding='utf-8')

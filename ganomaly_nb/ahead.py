@@ -29,7 +29,7 @@ def ahead(
             waiting.append(pool.submit(f, o))
             if len(waiting)>=n: yield waiting.popleft().result()
         while waiting: yield waiting.popleft().result()
-    finally: pool.shutdown(cancel_futures=True)
+    finally: pool.shutdown(wait=False, cancel_futures=True)
 
 # %% ../nbs/08c_reading_ahead.ipynb #a200000b
 def try_load(

@@ -36,7 +36,7 @@ def in_chunks(
     pool = ThreadPoolExecutor(defaults.cpus)
     try:
         for part in chunked(items, chunk): yield from pool.map(f, part)
-    finally: pool.shutdown(cancel_futures=True)
+    finally: pool.shutdown(wait=False, cancel_futures=True)
 
 # %% ../nbs/92_cache.ipynb #bf7cba02
 def _open_index():

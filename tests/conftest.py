@@ -38,5 +38,5 @@ def no_open_figures():
 
 
 def pytest_collection_modifyitems(items):
-    "What takes minutes comes first: at the end, no core waits for another"
-    items.sort(key=lambda i: 'slow' not in i.keywords and 'test_notebooks_run' not in i.name)
+    "What takes minutes comes first, notebooks before all: at the end, no core waits for another"
+    items.sort(key=lambda i: ('test_notebooks_run' not in i.name, 'slow' not in i.keywords))

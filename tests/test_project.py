@@ -63,8 +63,10 @@ def test_each_notebook_runs_once():
 @pytest.mark.parametrize('folder, floor', [pytest.param(*o, marks=() if o[1] in quick else pytest.mark.slow) for o in floors])
 def test_notebooks_run(folder, floor, env):
     "nbdev's own tests: every notebook, top to bottom; on one thread, as several floors run at a time"
-    cmd = 'nbdev_test', '--path', folder, '--file_re', f'^({floor})', '--skip_folder_re', '^([_.]|course|solutions)', '--n_workers', '1', '--do_print'
-    out = run(*cmd, cwd=root, env={**env, 'OMP_NUM_THREADS':'1'})
+    args = dict(path=folder, file_re=f'^({floor})', skip_folder_re='^([_.]|course|solutions)', n_workers=0, do_print=True)
+    code = ('import faulthandler; faulthandler.dump_traceback_later(1500, exit=True) # one that waits for ever says where\n'
+            f'from nbdev.test import nbdev_test; nbdev_test(**{args})')
+    out = run(sys.executable, '-c', code, cwd=root, env={**env, 'OMP_NUM_THREADS':'1'})
     ran = {line.split('/')[-1] for line in out.splitlines() if line.startswith('- Completed')}
     assert ran=={p.name for p in notebooks if p.parent==root/folder and re.match(floor, p.name)}
 
