@@ -1,5 +1,5 @@
 "Run notebooks and store their outputs, without the cells flagged slow or cuda: `python docs/execute.py [notebook ...]`."
-import re, sys
+import os, re, sys
 from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
@@ -17,6 +17,7 @@ def execute(path):
 
 if __name__=='__main__':
     root = Path(__file__).parent.parent/'nbs'
+    os.environ.pop('MPLBACKEND', None) # figures belong into the notebooks
     for path in map(Path, sys.argv[1:]) if sys.argv[1:] else [f for o in ('.','solutions','course','course/solutions') for f in sorted((root/o).glob('*.ipynb'))]:
         print(path.name, flush=True)
         execute(path.resolve())
