@@ -36,7 +36,7 @@ test-plain:          ## What `pip install .` gives, in .plain: the newest packag
 	.plain/bin/pytest -q tests --ignore=tests/browser
 
 test-browser: $(STAMP) ## Open pages and widgets in a headless Chromium of the system
-	python -m pytest -q -n auto --dist loadgroup tests/browser
+	python -m pytest -q tests/browser
 
 export: $(STAMP)     ## Notebooks -> package, cleaned notebooks and README.md
 	python docs/install_cells.py

@@ -213,8 +213,9 @@ def test_install_cell_is_written_anew(monkeypatch):
 @pytest.mark.slow
 def test_nbdev_docs(env):
     "What `nbdev_docs` does before it calls Quarto. It runs every cell with an import and nothing before it, so such a cell cannot use what others made"
-    code = ('from nbdev.doclinks import nbglob; from nbdev.processors import FilterDefaults; from execnb.nbio import read_nb\n'
-            'for p in nbglob(as_path=True): FilterDefaults()(read_nb(p))')
+    code = ('import os; from nbdev.doclinks import nbglob; from nbdev.processors import FilterDefaults; from execnb.nbio import read_nb\n'
+            'for p in nbglob(as_path=True): FilterDefaults()(read_nb(p))\n'
+            'os._exit(0) # else IPython collects garbage, once for each notebook')
     r = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], cwd=root/'nbs', env=env, capture_output=True, text=True)
     assert r.returncode==0, r.stderr[-3000:]
 

@@ -68,7 +68,8 @@ def test_notebooks_run(folder, floor, env):
     "nbdev's own tests: every notebook, top to bottom; on one thread, as several floors run at a time"
     args = dict(path=folder, file_re=f'^({floor})', skip_folder_re='^([_.]|course|solutions)', n_workers=0, do_print=True)
     code = ('import faulthandler; faulthandler.dump_traceback_later(1500, exit=True) # one that waits for ever says where\n'
-            f'from nbdev.test import nbdev_test; nbdev_test(**{args})')
+            f'from nbdev.test import nbdev_test; nbdev_test(**{args})\n'
+            'import os, sys; sys.stdout.flush(); os._exit(0) # else IPython collects garbage, once for each notebook')
     out = run(sys.executable, '-c', code, cwd=root, env={**env, 'OMP_NUM_THREADS':'1'})
     ran = {line.split('/')[-1] for line in out.splitlines() if line.startswith('- Completed')}
     assert ran=={p.name for p in notebooks if p.parent==root/folder and re.match(floor, p.name)}

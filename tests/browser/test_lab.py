@@ -4,7 +4,6 @@ from pathlib import Path
 import nbformat, numpy as np, pytest
 
 root = Path(__file__).parent.parent.parent
-pytestmark = pytest.mark.xdist_group('own server') # one process starts it
 setup = '''import ganomaly_nb, json, tempfile
 from fastai.basics import *
 from PIL import Image

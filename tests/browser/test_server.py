@@ -8,7 +8,6 @@ from ganomaly_nb.learner import ganomaly_learner
 import ganomaly_nb.deployment
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent/'examples'))
-pytestmark = pytest.mark.xdist_group('own server') # one process starts it
 
 
 @pytest.fixture(scope='module')
