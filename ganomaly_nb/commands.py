@@ -36,10 +36,10 @@ __all__ = ['print_version', 'version_said', 'fail', 'one_line', 'on_terminal', '
            'plain_warnings', 'console', 'check_out', 'find_checkpoint', 'read_folder', 'found_lines', 'check_training',
            'start_training', 'EpochLines', 'run_training', 'rates', 'compare', 'model_card', 'write_model', 'read_card',
            'card_or_threshold', 'train_model', 'ganomaly_train', 'is_pickle', 'open_model', 'images_at', 'check_jobs',
-           'score_rows', 'engine', 'csv_text', 'leave_out', 'warn_of_drift', 'score_files', 'report_files',
-           'ganomaly_score', 'recalibrate', 'ganomaly_calibrate', 'demo_digit', 'best_control', 'demo_row', 'plot_demo',
-           'check_demo', 'run_demo', 'ganomaly_demo', 'read_value', 'read_grid', 'check_grid_files', 'talk_aside',
-           'report', 'ganomaly_experiment']
+           'check_scoring', 'score_rows', 'engine', 'csv_text', 'leave_out', 'warn_of_drift', 'score_files',
+           'report_files', 'ganomaly_score', 'recalibrate', 'ganomaly_calibrate', 'demo_digit', 'best_control',
+           'demo_row', 'plot_demo', 'check_demo', 'run_demo', 'ganomaly_demo', 'read_value', 'read_grid',
+           'check_grid_files', 'talk_aside', 'report', 'ganomaly_experiment']
 
 # %% ../nbs/09_commands.ipynb #5b1d7c97
 def fail(
@@ -443,6 +443,18 @@ def check_jobs(
     if jobs<1 and jobs!=-1:
         raise ValueError(f'jobs must be at least 1, or -1 for all cores, found {jobs}')
 
+def check_scoring(
+    s:Namespace # The arguments of `ganomaly_score`
+):
+    "Raise an error for an argument that is wrong, or for two that do not go together"
+    check_settings(bs=s.bs)
+    check_jobs(s.jobs)
+    several = s.jobs!=1 or s.scheduler is not None
+    if s.out and several: fail('--jobs and --scheduler do not go with --out')
+    if s.card and s.path is not None: fail('--card takes a model and no images')
+    if not (s.card or s.path):
+        fail('which images? Name an image or a folder after the model')
+
 # %% ../nbs/09_commands.ipynb #5b1d7ca7
 def score_rows(
     learn:AnomalyLearner, # Trained
@@ -567,14 +579,9 @@ def ganomaly_score(
 ):
     "Score an image, or the images of a folder: CSV on standard output, or a report"
     with console():
-        check_settings(bs=bs)
-        check_jobs(jobs)
-        several = jobs!=1 or scheduler is not None
-        if out and several: fail('--jobs and --scheduler do not go with --out')
+        check_scoring(Namespace(**locals()))
         learn = open_model(model, trust_pickle)
-        if card and path is not None: fail('--card takes a model and no images')
         if card: return say('\n'.join(read_card(model)))
-        if path is None: fail('which images? Name an image or a folder after the model')
         if out is None:
             with engine(jobs, scheduler) as blocks:
                 return score_files(learn, images_at(path), bs, skip_errors, blocks)
